@@ -1,1 +1,4 @@
-//! (being laid down)
+//! The KVM machine: memory, vcpus, buses, PCI, boot and network cards.
+
+pub mod config;
+pub mod hypervisor;
