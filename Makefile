@@ -1,0 +1,35 @@
+# make demo   boot a Debian guest, get it a lease, move real data through the NAT
+# make test   every test; make lint: formatting and clippy; make bench: figures beside QEMU's
+#
+# Each target first installs what it needs from Debian's packages, as root or with sudo.
+
+.POSIX:
+.PHONY: all demo test lint bench clean
+
+CARGO = cargo
+
+all:
+	$(CARGO) build --release --locked
+
+demo:
+	sh tests/install.sh demo
+	$(CARGO) build --release --locked --bins
+	target/release/demo
+
+test:
+	sh tests/install.sh test
+	$(CARGO) build --release --locked --bins
+	$(CARGO) test --workspace --locked
+
+lint:
+	sh tests/install.sh lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+bench:
+	sh tests/install.sh bench
+	$(CARGO) build --release --locked --bins
+	target/release/bench
+
+clean:
+	$(CARGO) clean
