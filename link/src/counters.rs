@@ -12,6 +12,8 @@ pub enum DropReason {
     Runt,
     /// Longer than the link or the receiver's buffer takes.
     Oversized,
+    /// A network card's descriptor is malformed, or points outside guest memory.
+    BadDescriptor,
     /// The header asks for a checksum or a segmentation that the frame's own bytes contradict.
     BadOffload,
     /// The link would not take it now.
@@ -32,9 +34,10 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order they are shown.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Runt,
         Self::Oversized,
+        Self::BadDescriptor,
         Self::BadOffload,
         Self::LinkFull,
         Self::NoBuffer,
@@ -51,6 +54,7 @@ impl DropReason {
         match self {
             Self::Runt => "runt",
             Self::Oversized => "oversized",
+            Self::BadDescriptor => "bad-descriptor",
             Self::BadOffload => "bad-offload",
             Self::LinkFull => "link-full",
             Self::NoBuffer => "no-buffer",
