@@ -511,6 +511,11 @@ impl<'a> RxBatch<'a> {
         done
     }
 
+    /// Makes all slots but the first `filled` free again, for a wrapper that has copied out what they held.
+    pub(crate) fn take_back(&mut self, filled: usize) {
+        self.filled = self.filled.min(filled);
+    }
+
     /// The same batch without slots, for memory of another lifetime: its capacity is kept.
     #[must_use]
     pub fn recycle<'b>(mut self) -> RxBatch<'b> {

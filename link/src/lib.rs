@@ -22,6 +22,9 @@ mod locator;
 mod mac;
 mod null;
 mod pair;
+mod pcap;
+pub mod soft;
+mod tap;
 
 pub use counters::{Counters, DropCounts, DropReason};
 pub use frame::{Checksum, Fragment, FragmentMut, Frame, GsoType, OwnedFrame, RxBatch, RxSlot, TxBatch, VnetHeader};
@@ -29,6 +32,9 @@ pub use locator::{Locator, LocatorError, Options};
 pub use mac::MacAddr;
 pub use null::Null;
 pub use pair::{PairEnd, pair};
+pub use pcap::{Pcap, PcapConfig, PcapError, Resolution};
+pub use soft::Soft;
+pub use tap::{Tap, TapError};
 
 use std::io;
 use std::time::Instant;
