@@ -605,7 +605,7 @@ fn outer_command() -> Result<Command> {
     let agent = crate::built("tests", "lab-agent")?;
     let mut command = Command::new(image::program("qemu-system-x86_64", "qemu-system-x86")?);
     command
-        .args(["-accel", "tcg", "-cpu", "max,+svm", "-smp", "1", "-m", "3072", "-no-user-config", "-no-reboot"])
+        .args(["-accel", "tcg", "-cpu", "max,+svm,-la57", "-smp", "1", "-m", "3072", "-no-user-config", "-no-reboot"])
         .args(["-display", "none", "-monitor", "none", "-net", "none", "-vga", "none"])
         .args(["-chardev", "file,id=console,path=/dev/stderr", "-serial", "chardev:console"])
         .args([

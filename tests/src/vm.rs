@@ -49,6 +49,19 @@ impl Vmm {
     }
 }
 
+impl Vmm {
+    /// Our arguments as this VMM spells them: QEMU dumps with a filter.
+    fn words(&self, args: &str) -> String {
+        match self {
+            Vmm::Qemu => args
+                .replace("-net user", "-net user,id=dumped")
+                .replace("-net dump", "-object filter-dump,id=dump,netdev=dumped")
+                .replace(",len=", ",maxlen="),
+            _ => args.to_owned(),
+        }
+    }
+}
+
 /// What to boot, in the words of the VMM's command line.
 #[derive(Clone, Debug)]
 pub struct Vm {
@@ -97,6 +110,12 @@ impl Vm {
         self
     }
 
+    /// With a guest that powers off as soon as `/init` runs, instead of serving commands.
+    pub fn brief(mut self) -> Vm {
+        self.words = self.words.replace("lab=serve", "lab=off");
+        self
+    }
+
     /// The VMM to run it in.
     pub fn vmm(mut self, vmm: Vmm) -> Vm {
         self.vmm = vmm;
@@ -115,13 +134,14 @@ impl Vm {
         let kernel = self.kernel.as_ref().unwrap_or(&stock.bzimage).display().to_string();
         let initrd = image::guest_initrd(&stock)?.display().to_string();
         Ok(format!(
-            "{} -m {} -nographic -kernel {} -initrd {} -append {}{}",
+            "{} -m {} {} -kernel {} -initrd {} -append {}{}",
             self.vmm.command(host)?,
             self.memory,
+            if self.args.contains("-daemonize") { "-display none -serial none" } else { "-nographic" },
             quote(&kernel),
             quote(&initrd),
             quote(&self.words),
-            self.args
+            self.vmm.words(&self.args)
         ))
     }
 }

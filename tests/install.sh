@@ -1,0 +1,46 @@
+#!/bin/sh
+# Installs from Debian what a make target needs: tests/install.sh [demo|test|lint|bench]..., all of them without an argument.
+# Works as root, or through sudo; asks nothing; quick when everything is there. rustup's cargo is expected already.
+set -eu
+
+build="gcc libc6-dev"
+# A machine for guests (QEMU emulates one with SVM where the processor has none), and the servers its guests speak to.
+lab="$build qemu-system-x86 busybox-static xz-utils iproute2 procps util-linux dnsmasq-base socat iperf3"
+demo="$lab tshark"
+test="$lab tshark"
+lint="$build"
+bench="$lab"
+
+[ $# -gt 0 ] || set -- demo test lint bench
+wanted=
+for target in "$@"; do
+    case $target in
+    demo) wanted="$wanted $demo" ;;
+    test) wanted="$wanted $test" ;;
+    lint) wanted="$wanted $lint" ;;
+    bench) wanted="$wanted $bench" ;;
+    *) echo "install.sh: $target: demo, test, lint or bench" >&2; exit 2 ;;
+    esac
+done
+
+missing=
+for package in $(printf '%s\n' $wanted | sort -u); do
+    case $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) in
+    installed) ;;
+    *) missing="$missing $package" ;;
+    esac
+done
+[ -n "$missing" ] || exit 0
+
+command -v apt-get >/dev/null || { echo "install.sh: no apt-get here; needed are:$missing" >&2; exit 1; }
+root=
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || { echo "install.sh: run as root, or have root run: apt-get install$missing" >&2; exit 1; }
+    root=sudo
+fi
+echo "installing from Debian:$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt() { $root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 "$@"; }
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+{ apt update && apt install -y --no-install-recommends $missing; } </dev/null >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
