@@ -72,6 +72,12 @@ impl Exec {
         Exec { spawn: Spawn { command: command.into(), ..Spawn::default() }, patience: PATIENCE }
     }
 
+    /// With these shell commands before it.
+    pub fn after(mut self, commands: &str) -> Exec {
+        self.spawn.command.insert_str(0, commands);
+        self
+    }
+
     /// As a user without privileges.
     pub fn unprivileged(mut self) -> Exec {
         self.spawn.user = Some(NOBODY);
@@ -240,6 +246,16 @@ impl Host {
         let source = quote(&program.display().to_string());
         self.run(format!("[ -x {path} ] || {{ mkdir -p /run/lab/bin; cp {source} {path}; }}"))?;
         Ok(path)
+    }
+
+    /// What a process may leave behind, as lines to compare: processes, files where such are made, sockets, interfaces.
+    pub fn traces(&self) -> Result<String> {
+        self.run(
+            "ps -eo args= | grep -v '^\\[' | grep -vE '^(ps|grep|sort|sh -c|/bin/sh -c) ' | sort
+             find /tmp /run /dev/shm /var/tmp -xdev | grep -v '^/run/lab/bin' | sort
+             ss -Hlntu | sort
+             ip -o link | wc -l",
+        )
     }
 
     /// Ends every process that was started here, and what they started.

@@ -232,6 +232,16 @@ impl Guest {
         Ok((status.with_context(|| format!("guest: `{command}`: no status"))?, output))
     }
 
+    /// The Mbit/s of five seconds of iperf3 to 10.99.0.1 as the receiver has them; the other way with `-R`.
+    pub fn throughput(&mut self, direction: &str) -> Result<f64> {
+        let report = self.run(&format!("iperf3 -c 10.99.0.1 -t 5 -f m {direction}"))?;
+        let line =
+            report.lines().find(|line| line.trim_end().ends_with("receiver")).context("iperf3: no receiver's line")?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let unit = words.iter().position(|word| *word == "Mbits/sec").context("iperf3: no rate")?;
+        words[unit - 1].parse().context("iperf3: its rate")
+    }
+
     /// Everything on the console so far.
     pub fn console(&self) -> String {
         String::from_utf8_lossy(&self.process.stdout_from(0)).into_owned()

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use tests::host::{Kind, quote};
-use tests::{Guest, Host, Vm, image};
+use tests::{Host, Vm, image};
 
 /// Where the network arguments of the demo's guest lead: a NIC, the NAT with a port of the host forwarded to it, a dump of both.
 const NETWORK: &str =
@@ -59,8 +59,8 @@ fn demo() -> Result<()> {
     say(ping.lines().last().unwrap_or_default());
 
     step("Data, 5 s each way (iperf3 to 10.99.0.1)");
-    say(&format!("guest to server: {}", rate(&mut guest, "")?));
-    say(&format!("server to guest: {}", rate(&mut guest, "-R")?));
+    say(&format!("guest to server: {:.1} Mbit/s", guest.throughput("")?));
+    say(&format!("server to guest: {:.1} Mbit/s", guest.throughput("-R")?));
 
     step("Into the guest, by hostfwd");
     guest.run("echo \"<p>Hello from $(uname -sr) inside the guest</p>\" >/www/index.html; httpd -h /www")?;
@@ -80,16 +80,6 @@ fn demo() -> Result<()> {
     String::from_utf8_lossy(&frames.stdout).lines().for_each(|line| say(line.get(..116).unwrap_or(line)));
     println!("\nDone in {:.0} s.", begun.elapsed().as_secs_f32());
     Ok(())
-}
-
-/// One direction's rate, as the receiver has it.
-fn rate(guest: &mut Guest, direction: &str) -> Result<String> {
-    let output = guest.run(&format!("iperf3 -c 10.99.0.1 -t 5 -f m {direction}"))?;
-    let line =
-        output.lines().find(|line| line.trim_end().ends_with("receiver")).context("iperf3: no receiver's line")?;
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let unit = words.iter().position(|word| word.ends_with("bits/sec")).context("iperf3: no rate")?;
-    Ok(words[unit - 1..=unit].join(" "))
 }
 
 /// The command as a person would type it: programs and files without their directories.

@@ -9,11 +9,13 @@
 //! | `network` | the lease, names, TCP, UDP, ICMP, forwarded ports, several NICs |
 //! | `capture` | `-net dump`, read by tshark |
 //! | `process` | privileges, terminals, signals, what is left behind |
+//! | `refusals` | what cannot work, and the line that says so |
 
 mod boot;
 mod capture;
 mod network;
 mod process;
+mod refusals;
 
 use tests::Vm;
 

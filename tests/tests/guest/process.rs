@@ -18,23 +18,13 @@ fn boots_in_a_row_leave_nothing_behind() -> Result<()> {
     let host = Host::shared()?;
     let vm = Vm::new().brief().args("-net nic,model=virtio -net user,hostfwd=tcp::2299-:22 -pidfile /run/lab/left.pid");
     host.run(vm.command(&host)?)?;
-    let before = traces(&host)?;
+    let before = host.traces()?;
     for boot in 2..=boots {
         host.run(Exec::new(vm.command(&host)?)).with_context(|| format!("boot {boot}"))?;
     }
-    assert_eq!(before, traces(&host)?, "after {boots} boots");
+    assert_eq!(before, host.traces()?, "after {boots} boots");
     assert!(!before.contains("left.pid"), "the pid file stays: {before}");
     Ok(())
-}
-
-/// What a process may leave: others, files where files are made, open descriptors anywhere, sockets, interfaces.
-fn traces(host: &Host) -> Result<String> {
-    host.run(
-        "ps -eo args= | grep -v '^\\[' | grep -vE '^(ps|grep|sed|sort|wc|find|sh -c) ?' | sort
-         find /tmp /run /dev/shm /var/tmp -xdev | grep -v '^/run/lab/bin' | sort
-         ip -o link | wc -l
-         ss -Hlntu | sort",
-    )
 }
 
 #[test]
