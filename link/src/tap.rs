@@ -79,10 +79,11 @@ impl Tap {
         Self::configure(fd, request.name(), true)
     }
 
-    /// Takes over a TAP that another program has opened. One without the virtio-net header works too, without offloads.
+    /// Takes over a TAP that another program has opened with `IFF_NO_PI`, about which the kernel does not answer: in
+    /// `TUNGETIFF` that bit is `IFF_NOFILTER`. A TAP without the virtio-net header works too, without offloads.
     ///
     /// # Errors
-    /// The descriptor is no TAP, has the `tun` packet information in front of frames, or is one queue of several.
+    /// The descriptor is no TAP, or is one queue of several.
     pub fn adopt(fd: OwnedFd) -> Result<Self, TapError> {
         let object = format!("descriptor {}", fd.as_raw_fd());
         let mut request = InterfaceRequest::default();
@@ -92,9 +93,6 @@ impl Tap {
         let unfit = |why| Err(TapError::Unfit { object, why });
         if flags & libc::IFF_TAP == 0 {
             return unfit("a TUN carries IP packets, a TAP Ethernet frames: open it with IFF_TAP");
-        }
-        if flags & libc::IFF_NO_PI == 0 {
-            return unfit("the TAP was opened without IFF_NO_PI");
         }
         if flags & libc::IFF_MULTI_QUEUE != 0 {
             return unfit("the TAP is one queue of several (IFF_MULTI_QUEUE): frames on the others would be lost");
@@ -278,6 +276,12 @@ impl Link for Tap {
 
     fn counters(&self) -> Counters {
         self.counters
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
