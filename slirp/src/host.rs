@@ -1,0 +1,156 @@
+//! What the core asks of the operating system, and nothing more: the seam between the pure core and its edge.
+//!
+//! The core names every host socket itself, by a [`SocketId`]; the edge keeps the descriptor. No method blocks. A
+//! socket that would have blocked says so by [`io::ErrorKind::WouldBlock`], and its readiness is reported later as a
+//! [`Readiness`] to [`crate::Nat::ready`]. Readiness is a hint (it may be late, or spurious); only a changed state has
+//! to be reported (edge-triggered).
+//!
+//! Neighbours: `sockets` implements this with real sockets, the tests with a model.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+/// What a host socket serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// A TCP connection of the guest's, or to it.
+    Tcp = 0,
+    /// A UDP address of the guest's.
+    Udp = 1,
+    /// The echo requests of a guest with one identifier.
+    Ping = 2,
+    /// One question to a name server.
+    Dns = 3,
+    /// A forwarding rule: a listener (TCP) or a bound socket (UDP).
+    Forward = 4,
+}
+
+impl Kind {
+    /// Every kind, in the order of its number.
+    pub const ALL: [Self; 5] = [Self::Tcp, Self::Udp, Self::Ping, Self::Dns, Self::Forward];
+}
+
+/// The core's name for a host socket. The edge may use it as an index: numbers are small and used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId {
+    /// What it serves.
+    pub kind: Kind,
+    /// Its place in the table of that kind.
+    pub index: u32,
+}
+
+/// How a datagram socket is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datagram {
+    /// UDP, on any address and port, for talking with everyone.
+    Unbound,
+    /// UDP, bound to this address (hostfwd).
+    Bound(SocketAddrV4),
+    /// UDP, connected to one address: only its datagrams arrive.
+    Connected(SocketAddr),
+    /// ICMP echo (`SOCK_DGRAM`, `IPPROTO_ICMP`; ping_group_range in icmp(7)).
+    Ping,
+}
+
+/// What has become possible with a host socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// The socket.
+    pub id: SocketId,
+    /// There is something to receive, or to accept, or the end of it.
+    pub readable: bool,
+    /// There is room to send, or a connection was made or has failed.
+    pub writable: bool,
+    /// The far end sends no more; what it sent is still to be received.
+    pub finished: bool,
+    /// An error is pending.
+    pub error: bool,
+}
+
+/// An ICMP error that came back for a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Where the datagram was sent to.
+    pub to: SocketAddrV4,
+    /// Who rejected it, if the system knows.
+    pub by: Option<Ipv4Addr>,
+    /// ICMP type (RFC 792): 3 unreachable, 11 time exceeded.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
+    /// The next hop's MTU in bytes, if the code is "fragmentation needed"; else 0.
+    pub mtu: u16,
+}
+
+/// The operating system, as the core sees it.
+pub trait Host {
+    /// Starts a TCP connection. Readiness tells when it is made or has failed.
+    ///
+    /// # Errors
+    /// What connect(2) says at once; the socket does not exist then.
+    fn connect(&mut self, id: SocketId, to: SocketAddr) -> io::Result<()>;
+
+    /// Whether a connection under way is made.
+    ///
+    /// # Errors
+    /// Why it failed.
+    fn connected(&mut self, id: SocketId) -> io::Result<bool>;
+
+    /// Listens for TCP connections; returns the address (port 0 asks for any).
+    ///
+    /// # Errors
+    /// The address is in use or not ours.
+    fn listen(&mut self, id: SocketId, at: SocketAddrV4) -> io::Result<SocketAddrV4>;
+
+    /// Takes a connection from `listener` as `id`; returns the far end's address.
+    ///
+    /// # Errors
+    /// None waits, or the process is out of descriptors.
+    fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<SocketAddrV4>;
+
+    /// Receives from a connection; 0 is its end.
+    ///
+    /// # Errors
+    /// Nothing there, or the connection is broken.
+    fn receive(&mut self, id: SocketId, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Sends into a connection.
+    ///
+    /// # Errors
+    /// No room, or the connection is broken.
+    fn send(&mut self, id: SocketId, data: &[u8]) -> io::Result<usize>;
+
+    /// Says that nothing more will be sent (FIN).
+    fn finish(&mut self, id: SocketId);
+
+    /// Makes a datagram socket; returns its own address.
+    ///
+    /// # Errors
+    /// Not permitted, or the address is in use, or the process is out of descriptors.
+    fn datagram(&mut self, id: SocketId, how: Datagram) -> io::Result<SocketAddrV4>;
+
+    /// Receives a datagram. One longer than the buffer is cut.
+    ///
+    /// # Errors
+    /// Nothing there, or an ICMP error is to be fetched by [`Host::rejection`].
+    fn receive_from(&mut self, id: SocketId, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)>;
+
+    /// Sends a datagram.
+    ///
+    /// # Errors
+    /// No route, too long, no room, or an ICMP error is to be fetched by [`Host::rejection`].
+    fn send_to(&mut self, id: SocketId, data: &[u8], to: SocketAddr) -> io::Result<()>;
+
+    /// The next ICMP error that came back for a datagram of this socket.
+    fn rejection(&mut self, id: SocketId) -> Option<Rejection>;
+
+    /// Closes a socket; what was sent still arrives. Unknown sockets are ignored.
+    fn close(&mut self, id: SocketId);
+
+    /// Closes a connection by a reset. Unknown sockets are ignored.
+    fn reset(&mut self, id: SocketId);
+
+    /// The host's name servers, as its configuration has them now, best first.
+    fn resolvers(&mut self) -> Vec<SocketAddr>;
+}

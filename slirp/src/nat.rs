@@ -1,0 +1,271 @@
+//! The core: frames and time in, frames and socket actions out.
+//!
+//! # Theory of operation
+//! The owner hands in what the guest sends ([`Nat::input`], and [`Nat::flush`] behind a batch), what host sockets can do
+//! ([`Nat::ready`]) and the passing of time ([`Nat::expire`]); and takes frames for the guest out, one at a time, as it
+//! has slots for them ([`Nat::output`]). Nothing here blocks, sleeps or looks at a clock.
+//!
+//! A frame from the guest passes: Ethernet (for us?), ARP or IPv4 (valid? from a guest's address?), fragments, then its
+//! protocol. Each step that refuses it names a [`DropReason`]; it is counted here and nowhere else.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Instant;
+
+use link::{Checksum, DropCounts, DropReason, GsoType, MAX_FRAME_LEN, MacAddr, Offloads, VnetHeader};
+
+use crate::arp;
+use crate::config::Config;
+use crate::dhcp::{self, Dhcp};
+use crate::dns::{self, Dns};
+use crate::env::{Env, Ready};
+use crate::forward::{ForwardError, Forwards};
+use crate::fragment::Reassembly;
+use crate::host::{Host, Kind, Readiness};
+use crate::icmp::{self, Pings};
+use crate::route::{Route, route};
+use crate::tcp::Tcp;
+use crate::timers::Timer;
+use crate::udp::Udp;
+use crate::wire::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, Ipv4};
+
+/// What the NAT takes from the guest's side: everything that IPv4 needs.
+pub const OFFLOADS: Offloads = Offloads { checksum: true, tso4: true, tso6: false, uso: true };
+
+/// The NAT, over a [`Host`].
+pub struct Nat<H> {
+    env: Env<H>,
+    dhcp: Dhcp,
+    dns: Dns,
+    tcp: Tcp,
+    udp: Udp,
+    pings: Pings,
+    forwards: Forwards,
+    reassembly: Reassembly,
+    fragments_armed: Option<Instant>,
+    /// The frame being made.
+    out: Vec<u8>,
+}
+
+impl<H: Host> Nat<H> {
+    /// Makes the NAT and sets up its forwarding rules. `seed` comes from the operating system's randomness: initial
+    /// sequence numbers and query identifiers derive from it.
+    ///
+    /// # Errors
+    /// A forwarding rule's port is taken or not permitted; the error names the rule.
+    pub fn new(config: Config, host: H, seed: u64, now: Instant) -> Result<Self, ForwardError> {
+        let mut env = Env::new(config, host, seed, now);
+        let forwards = Forwards::open(&mut env)?;
+        Ok(Self {
+            env,
+            dhcp: Dhcp::default(),
+            dns: Dns::default(),
+            tcp: Tcp::new(now),
+            udp: Udp::default(),
+            pings: Pings::default(),
+            forwards,
+            reassembly: Reassembly::default(),
+            fragments_armed: None,
+            out: vec![0; MAX_FRAME_LEN],
+        })
+    }
+
+    /// What the guest's side takes from now on.
+    pub fn accept(&mut self, offloads: Offloads) {
+        self.env.offloads = offloads;
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.env.config
+    }
+
+    /// The operating system's side, for its owner to ask it for readiness.
+    pub fn host_mut(&mut self) -> &mut H {
+        &mut self.env.host
+    }
+
+    /// Frames dropped, from and to the guest.
+    pub fn drops(&self) -> &DropCounts {
+        &self.env.drops
+    }
+
+    /// Connections and UDP mappings that exist.
+    pub fn flows(&self) -> (usize, usize) {
+        (self.tcp.len(), self.udp.len())
+    }
+
+    /// The host addresses of the forwarding rules, in the order of the configuration.
+    pub fn forward_addresses(&self) -> Vec<SocketAddrV4> {
+        self.forwards.addresses().collect()
+    }
+
+    /// Takes a frame from the guest: a private copy, which nobody changes meanwhile.
+    pub fn input(&mut self, now: Instant, header: &VnetHeader, frame: &[u8]) {
+        self.env.now = now;
+        if let Err(reason) = self.frame(header, frame) {
+            self.env.drops.count(reason);
+        }
+    }
+
+    /// To be called behind a batch of [`Nat::input`]: gives the host what came for it.
+    pub fn flush(&mut self) {
+        self.tcp.flush(&mut self.env);
+    }
+
+    /// Takes note of what a host socket can do now.
+    pub fn ready(&mut self, now: Instant, readiness: Readiness) {
+        self.env.now = now;
+        let place = readiness.id.index;
+        match readiness.id.kind {
+            Kind::Tcp => self.tcp.ready(&mut self.env, place, readiness),
+            Kind::Udp => self.udp.ready(&mut self.env, place, readiness),
+            Kind::Ping => self.pings.ready(&mut self.env, place, readiness),
+            Kind::Dns => self.dns.ready(&mut self.env, place),
+            Kind::Forward => self.forwards.ready(&mut self.env, &mut self.tcp, place),
+        }
+    }
+
+    /// Does what is due.
+    pub fn expire(&mut self, now: Instant) {
+        self.env.now = now;
+        while let Some((timer, at)) = self.env.timers.fired(now) {
+            match timer {
+                Timer::Tcp(place) => self.tcp.fired(&mut self.env, place, at),
+                Timer::Udp(place) => self.udp.fired(&mut self.env, place, at),
+                Timer::Ping(place) => self.pings.fired(&mut self.env, place, at),
+                Timer::Dns(place) => self.dns.fired(&mut self.env, place, at),
+                Timer::Forward(place) => self.forwards.fired(&mut self.env, &mut self.tcp, place, at),
+                Timer::Peers => self.udp.expire_peers(&mut self.env, at),
+                Timer::Fragments => self.expire_fragments(at),
+            }
+        }
+    }
+
+    /// When [`Nat::expire`] is to be called; never, if the NAT is idle.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.env.timers.next()
+    }
+
+    /// Whether [`Nat::output`] may have a frame.
+    pub fn has_output(&self) -> bool {
+        !self.env.queue.is_empty() || !self.env.ready.is_empty()
+    }
+
+    /// The next frame for the guest.
+    pub fn output(&mut self, now: Instant) -> Option<(VnetHeader, &[u8])> {
+        self.env.now = now;
+        loop {
+            if let Some((header, len)) = self.env.queue.pop_into(&mut self.out) {
+                return Some((header, &self.out[..len]));
+            }
+            let made = match self.env.ready.pop_front()? {
+                Ready::Tcp(place) => self.tcp.output(&mut self.env, place, &mut self.out),
+                Ready::Udp(place) => self.udp.output(&mut self.env, place, &mut self.out),
+                Ready::Ping(place) => self.pings.output(&mut self.env, place, &mut self.out),
+                Ready::Forward(place) => {
+                    self.forwards.output(&mut self.env, &mut self.udp, place, &mut self.out)
+                }
+            };
+            if let Some((header, len)) = made {
+                return Some((header, &self.out[..len]));
+            }
+        }
+    }
+
+    fn frame(&mut self, header: &VnetHeader, frame: &[u8]) -> Result<(), DropReason> {
+        header.check(frame.len())?;
+        if frame.len() > MAX_FRAME_LEN {
+            return Err(DropReason::Oversized);
+        }
+        let ethernet = Ethernet::parse(frame)?;
+        let config = &self.env.config;
+        let ours = [config.gateway, config.dns].map(Env::<H>::own_mac).contains(&ethernet.to);
+        if !ours && ethernet.to != MacAddr::BROADCAST || ethernet.from.is_multicast() {
+            return Err(DropReason::Unserved);
+        }
+        match ethernet.ethertype {
+            ETHERTYPE_ARP => arp::input(&mut self.env, &ethernet),
+            ETHERTYPE_IPV4 => {
+                let ip = Ipv4::parse(ethernet.payload)?;
+                self.packet(header, &ethernet, &ip)
+            }
+            _ => Err(DropReason::Unserved),
+        }
+    }
+
+    fn packet(&mut self, header: &VnetHeader, ethernet: &Ethernet<'_>, ip: &Ipv4<'_>) -> Result<(), DropReason> {
+        if self.env.is_guest(ip.from) {
+            self.env.neighbours.learn(ip.from, ethernet.from, &mut self.env.ready);
+        } else if ip.from != Ipv4Addr::UNSPECIFIED || ip.protocol != wire::UDP_PROTOCOL {
+            // A guest without an address speaks DHCP and nothing else.
+            return Err(DropReason::Unserved);
+        }
+        if !ip.is_fragment() {
+            return self.transport(header, ip);
+        }
+        if header.gso_type != GsoType::None || header.needs_checksum() {
+            return Err(DropReason::BadOffload);
+        }
+        let whole = self.reassembly.input(ip, self.env.now)?;
+        if let Some(at) = self.reassembly.deadline() {
+            self.env.timers.arm(Timer::Fragments, &mut self.fragments_armed, at);
+        }
+        match whole {
+            Some(packet) => self.transport(&VnetHeader::WHOLE, &Ipv4::parse(&packet)?),
+            None => Ok(()),
+        }
+    }
+
+    fn transport(&mut self, header: &VnetHeader, ip: &Ipv4<'_>) -> Result<(), DropReason> {
+        // What was verified, or never left this machine, needs no verification; RFC 1122 §4.1.3.4 asks for the rest.
+        let verify = header.checksum == Checksum::Complete;
+        let gso_fits = match header.gso_type {
+            GsoType::None => true,
+            GsoType::TcpV4 => ip.protocol == wire::TCP,
+            GsoType::Udp => ip.protocol == wire::UDP_PROTOCOL,
+            GsoType::TcpV6 => false,
+        };
+        if !gso_fits {
+            return Err(DropReason::BadOffload);
+        }
+        match ip.protocol {
+            wire::TCP => self.tcp.input(&mut self.env, ip, verify),
+            wire::UDP_PROTOCOL => self.datagram(header, ip, verify),
+            wire::ICMP => self.pings.input(&mut self.env, ip),
+            _ => {
+                if route(&self.env.config, ip.to) != Route::Closed {
+                    icmp::unknown_protocol(&mut self.env, ip);
+                }
+                Err(DropReason::Unserved)
+            }
+        }
+    }
+
+    fn datagram(&mut self, header: &VnetHeader, ip: &Ipv4<'_>, verify: bool) -> Result<(), DropReason> {
+        let udp = wire::Udp::parse(ip, verify)?;
+        let config = &self.env.config;
+        if udp.to_port == dhcp::SERVER_PORT && (ip.to.is_broadcast() || ip.to == config.gateway) {
+            return self.dhcp.input(&mut self.env, udp.payload);
+        }
+        if ip.from.is_unspecified() {
+            return Err(DropReason::Unserved);
+        }
+        if udp.to_port == dns::PORT && route(config, ip.to) == Route::Dns {
+            return self.dns.input(&mut self.env, SocketAddrV4::new(ip.from, udp.from_port), udp.payload);
+        }
+        let segment = (header.gso_type == GsoType::Udp).then_some(header.gso_size);
+        self.udp.input(&mut self.env, ip, &udp, segment)
+    }
+
+    fn expire_fragments(&mut self, at: Instant) {
+        if self.fragments_armed != Some(at) {
+            return;
+        }
+        self.fragments_armed = None;
+        let dropped = self.reassembly.expire(self.env.now);
+        self.env.drops.add(DropReason::Malformed, dropped as u64);
+        if let Some(at) = self.reassembly.deadline() {
+            self.env.timers.arm(Timer::Fragments, &mut self.fragments_armed, at);
+        }
+    }
+}

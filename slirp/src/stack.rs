@@ -1,0 +1,293 @@
+//! One TCP connection with a guest: a smoltcp interface and a socket set of one socket, so that the cost of a packet
+//! does not grow with the number of connections.
+//!
+//! smoltcp sees IP packets. It neither fills in nor verifies TCP checksums: `tcp` verifies what comes in and leaves
+//! partial, or fills in, what goes out. With segmentation it emits up to 64 KiB at once and says how to cut them.
+//!
+//! Settings, and why (smoltcp 0.14): no delayed ACK and no Nagle, because both hold up a lone segment of 64 KiB or the
+//! tail of a transfer by 10 ms or a round trip; any-IP, because the far ends of a NAT have every address.
+//!
+//! A stack is used for one connection after the other; `listen` and `connect` begin a new one.
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::num::NonZeroUsize;
+
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{
+    Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken,
+};
+use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
+use smoltcp::time::Instant;
+use smoltcp::wire::HardwareAddress;
+
+use crate::memory::Mapping;
+
+/// Bytes of each ring. The one towards the host is also the receive window: 718 segments of MTU 1500, so that a guest
+/// cannot overrun the queue of 1000 packets that a TAP has.
+pub(crate) const RING: usize = 1 << 20;
+
+/// The longest IPv4 packet, which is what one emission is bounded by.
+const MAX_PACKET: usize = 65535;
+
+/// What a connection's packets look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Bytes of IP packet, if it is not to be segmented.
+    pub mtu: u16,
+    /// The guest's side cuts segments itself.
+    pub segmentation: bool,
+}
+
+impl Shape {
+    fn capabilities(self) -> DeviceCapabilities {
+        let mut checksum = ChecksumCapabilities::ignored();
+        checksum.ipv4 = Checksum::Tx;
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu.into();
+        capabilities.checksum = checksum;
+        capabilities.segmentation.tcpv4 = NonZeroUsize::new(MAX_PACKET).filter(|_| self.segmentation);
+        capabilities
+    }
+}
+
+/// A packet that was emitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Emitted {
+    /// Bytes of IP packet.
+    pub len: usize,
+    /// The size to cut the payload into, if it is to be cut.
+    pub segment: Option<u16>,
+}
+
+/// The connection.
+pub(crate) struct Stack {
+    interface: Interface,
+    shape: Shape,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    /// Whether much memory has been touched since the last release.
+    busy: bool,
+    // Behind the socket that uses them: fields are dropped in this order.
+    rings: [Mapping; 2],
+}
+
+impl Stack {
+    pub(crate) fn new(shape: Shape, seed: u64, now: Instant) -> io::Result<Self> {
+        let mut rings = [Mapping::new(RING)?, Mapping::new(RING)?];
+        let [rx, tx] = &mut rings;
+        // SAFETY: the only slice of this mapping; the socket that holds it is dropped before `rings`.
+        let rx = unsafe { rx.slice() };
+        // SAFETY: as above.
+        let tx = unsafe { tx.slice() };
+        let mut socket = Socket::new(SocketBuffer::new(rx), SocketBuffer::new(tx));
+        socket.set_ack_delay(None);
+        socket.set_nagle_enabled(false);
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Ok(Self { interface: interface(shape, seed, now), shape, sockets, handle, busy: false, rings })
+    }
+
+    /// Makes an idle stack ready for another connection: new seed, no memory beyond a few pages.
+    pub(crate) fn renew(&mut self, shape: Shape, seed: u64, now: Instant) {
+        if std::mem::take(&mut self.busy) {
+            self.rings.iter().for_each(Mapping::release);
+        }
+        self.shape = shape;
+        self.interface = interface(shape, seed, now);
+    }
+
+    /// Takes over a change of what the guest's side accepts.
+    pub(crate) fn reshape(&mut self, shape: Shape, seed: u64, now: Instant) {
+        if self.shape != shape {
+            self.shape = shape;
+            self.interface = interface(shape, seed, now);
+        }
+    }
+
+    /// Waits for the guest's SYN to this address; false if smoltcp cannot serve it (port 0).
+    pub(crate) fn listen(&mut self, at: SocketAddrV4) -> bool {
+        let socket = self.socket_mut();
+        socket.abort();
+        socket.listen(at).is_ok()
+    }
+
+    /// Connects to the guest; false if smoltcp cannot (port 0).
+    pub(crate) fn connect(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> bool {
+        let socket = self.sockets.get_mut::<Socket<'static>>(self.handle);
+        socket.abort();
+        socket.connect(self.interface.context(), to, from).is_ok()
+    }
+
+    /// Takes a packet from the guest; an immediate answer is written into `out`.
+    pub(crate) fn ingress(&mut self, now: Instant, packet: &[u8], out: &mut [u8]) -> Option<Emitted> {
+        let mut device = Phy { input: Some(packet), output: Some(out), emitted: None, shape: self.shape };
+        self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
+        device.emitted
+    }
+
+    /// Writes the next packet for the guest into `out`, if there is one.
+    pub(crate) fn egress(&mut self, now: Instant, out: &mut [u8]) -> Option<Emitted> {
+        let mut device = Phy { input: None, output: Some(out), emitted: None, shape: self.shape };
+        self.interface.poll_egress(now, &mut device, &mut self.sockets);
+        device.emitted
+    }
+
+    /// When [`Stack::egress`] is to be called again.
+    pub(crate) fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        self.interface.poll_at(now, &self.sockets)
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.socket().state()
+    }
+
+    /// Bytes from the guest that wait for the host.
+    pub(crate) fn received(&self) -> usize {
+        self.socket().recv_queue()
+    }
+
+    /// Bytes for the guest that it has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.socket().send_queue()
+    }
+
+    /// Whether bytes for the guest can be taken in.
+    pub(crate) fn may_fill(&self) -> bool {
+        self.socket().may_send()
+    }
+
+    /// Hands bytes from the guest to `take`, which says how many it took. None if there are none.
+    pub(crate) fn drain(&mut self, take: impl FnOnce(&[u8]) -> io::Result<usize>) -> Option<io::Result<usize>> {
+        let socket = self.sockets.get_mut::<Socket<'static>>(self.handle);
+        if !socket.can_recv() {
+            return None;
+        }
+        let taken: Result<_, RecvError> = socket.recv(|bytes| match take(bytes) {
+            Ok(len) => (len.min(bytes.len()), Ok(len)),
+            Err(error) => (0, Err(error)),
+        });
+        taken.ok()
+    }
+
+    /// Lets `fill` put bytes for the guest into the ring; it says how many. None if there is no room.
+    pub(crate) fn fill(&mut self, fill: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> Option<io::Result<usize>> {
+        let socket = self.sockets.get_mut::<Socket<'static>>(self.handle);
+        if !socket.can_send() {
+            return None;
+        }
+        let filled = socket.send(|room| {
+            let len = room.len();
+            match fill(room) {
+                Ok(filled) => (filled.min(len), Ok(filled)),
+                Err(error) => (0, Err(error)),
+            }
+        });
+        if let Ok(Ok(len)) = filled {
+            self.busy |= len > RING / 16;
+        }
+        filled.ok()
+    }
+
+    /// Notes that much came from the guest.
+    pub(crate) fn note_bulk(&mut self) {
+        self.busy = true;
+    }
+
+    /// Sends FIN behind the bytes in the ring.
+    pub(crate) fn close(&mut self) {
+        self.socket_mut().close();
+    }
+
+    /// Makes the next emission a reset.
+    pub(crate) fn abort(&mut self) {
+        self.socket_mut().abort();
+    }
+
+    fn socket(&self) -> &Socket<'static> {
+        self.sockets.get::<Socket<'static>>(self.handle)
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut::<Socket<'static>>(self.handle)
+    }
+}
+
+fn interface(shape: Shape, seed: u64, now: Instant) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut interface =
+        Interface::new(config, &mut Phy { input: None, output: None, emitted: None, shape }, now);
+    interface.set_any_ip(true);
+    interface
+}
+
+/// The device of one call: one packet in at most, one out at most.
+struct Phy<'a> {
+    input: Option<&'a [u8]>,
+    output: Option<&'a mut [u8]>,
+    emitted: Option<Emitted>,
+    shape: Shape,
+}
+
+impl Device for Phy<'_> {
+    type RxToken<'b>
+        = Rx<'b>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = Tx<'b>
+    where
+        Self: 'b;
+
+    fn receive(&mut self, now: Instant) -> Option<(Rx<'_>, Tx<'_>)> {
+        let input = self.input.take()?;
+        Some((Rx(input), self.transmit(now)?))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Tx<'_>> {
+        if self.emitted.is_some() {
+            return None;
+        }
+        let output = self.output.as_deref_mut()?;
+        Some(Tx { output, emitted: &mut self.emitted, segment: None })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        self.shape.capabilities()
+    }
+}
+
+struct Rx<'b>(&'b [u8]);
+
+impl RxToken for Rx<'_> {
+    fn consume<R, F>(self, f: F) -> R
+    where
+        F: FnOnce(&[u8]) -> R,
+    {
+        f(self.0)
+    }
+}
+
+struct Tx<'b> {
+    output: &'b mut [u8],
+    emitted: &'b mut Option<Emitted>,
+    segment: Option<u16>,
+}
+
+impl TxToken for Tx<'_> {
+    fn consume<R, F>(self, len: usize, f: F) -> R
+    where
+        F: FnOnce(&mut [u8]) -> R,
+    {
+        // Emissions are bounded by MAX_PACKET, and `output` is that long.
+        let result = f(&mut self.output[..len]);
+        *self.emitted = Some(Emitted { len, segment: self.segment });
+        result
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.segment = meta.segmentation_offload_size.map(std::num::NonZeroU16::get);
+    }
+}

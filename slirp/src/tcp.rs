@@ -1,0 +1,732 @@
+//! TCP: a connection with the guest on one side, a host socket on the other, and bytes moved between their rings.
+//!
+//! # Theory of operation
+//! The guest's SYN is kept, and answered only after the host's connection has been made: then a [`Stack`] is made (or
+//! taken from the few kept) and given the SYN. So a refused connection is refused to the guest by a reset, one that
+//! times out gets no answer, one without a route an ICMP error; and a half-open connection costs a packet's bytes.
+//! A forwarded connection begins at the host; its stack sends the SYN as soon as the guest's Ethernet address is known.
+//!
+//! | phase | guest's segment | host readiness | leaves to |
+//! |---|---|---|---|
+//! | `Connecting` | RST ends it; SYN is a repetition | connected, or failed | `Open`, or answered and gone |
+//! | `Open` | into the stack; bytes to the host at the batch's end | bytes into the stack as slots come | gone |
+//!
+//! In `Open`, four facts decide the end: the host has finished (its end was read; FIN follows the bytes), the guest has
+//! finished (its FIN came; the host is told when it has all bytes), the connection was reset by the guest (the host
+//! socket is reset), or by the host (the stack sends a reset). When both have finished and everything was delivered,
+//! the flow goes; TIME-WAIT is not kept, since a guest on a link that loses nothing does not repeat its FIN.
+//!
+//! RFC 9293 is smoltcp's business; here are §3.5.2 (resets) and §3.10.7.1 (segments for no connection).
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::{Duration, Instant};
+
+use link::{Checksum, DropReason, GsoType, VnetHeader};
+use smoltcp::socket::tcp::State;
+
+use crate::arp;
+use crate::env::{Env, Ready};
+use crate::host::{Host, Kind, Readiness, SocketId};
+use crate::icmp;
+use crate::route::{Route, route};
+use crate::slab::Slab;
+use crate::stack::{Emitted, RING, Shape, Stack};
+use crate::timers::Timer;
+use crate::wire::{self, ETHERNET, ETHERTYPE_IPV4, IPV4, Ipv4, Ipv4Header};
+
+/// Connections at most.
+const MAX_FLOWS: usize = 16384;
+
+/// Stacks kept for the next connection.
+const SPARE_STACKS: usize = 16;
+
+/// A guest that owes an acknowledgement for so long is gone.
+const STALL: Duration = Duration::from_secs(120);
+
+/// How long a forwarded connection waits for a guest to show itself.
+const RESOLVE: Duration = Duration::from_secs(30);
+
+/// How often the guest's address is asked for.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
+
+/// Bytes read from the host at a time: what one emission takes, so that they are still cached when it does.
+const CHUNK: usize = 128 << 10;
+
+/// Offsets in a TCP header (RFC 9293 §3.1).
+const HEADER: usize = 20;
+const CHECKSUM: usize = 16;
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// All connections.
+pub(crate) struct Tcp {
+    flows: Slab<Flow>,
+    by_key: HashMap<Key, u32>,
+    /// Flows with bytes for the host from this batch.
+    dirty: Vec<u32>,
+    #[expect(clippy::vec_box, reason = "flows hold boxes: a kilobyte is not to be moved about")]
+    spare: Vec<Box<Stack>>,
+    /// Room for an immediate answer of smoltcp's: a header.
+    reply: Box<[u8; 512]>,
+    start: Instant,
+}
+
+/// A connection's two ends, as the guest sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    guest: SocketAddrV4,
+    remote: SocketAddrV4,
+}
+
+struct Flow {
+    key: Key,
+    phase: Phase,
+    /// The host socket exists.
+    open: bool,
+    readable: bool,
+    writable: bool,
+    /// The host's peer sends no more: after the bytes that are there comes the end.
+    ending: bool,
+    /// The host's end was read, and FIN put behind the bytes.
+    host_done: bool,
+    /// The guest's FIN came.
+    guest_done: bool,
+    /// The host was told so.
+    finished: bool,
+    /// A reset is on its way to the guest.
+    aborting: bool,
+    listed: bool,
+    dirty: bool,
+    armed: Option<Instant>,
+    /// When the guest was last heard; for a forwarded connection, at first, when it began.
+    heard: Instant,
+}
+
+enum Phase {
+    /// The SYN packet, and where else to try (name servers).
+    Connecting { syn: Vec<u8>, others: Vec<SocketAddr> },
+    Open(Box<Stack>),
+}
+
+impl Flow {
+    fn new(key: Key, phase: Phase, heard: Instant) -> Self {
+        Self {
+            key,
+            phase,
+            open: true,
+            readable: false,
+            writable: false,
+            ending: false,
+            host_done: false,
+            guest_done: false,
+            finished: false,
+            aborting: false,
+            listed: false,
+            dirty: false,
+            armed: None,
+            heard,
+        }
+    }
+
+    /// Gives the host what the guest sent, and its end.
+    fn push<H: Host>(&mut self, host: &mut H, id: SocketId) {
+        let Phase::Open(stack) = &mut self.phase else { return };
+        while self.open && self.writable {
+            match stack.drain(|bytes| host.send(id, bytes)) {
+                None | Some(Ok(0)) => break,
+                Some(Ok(_)) => {}
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Some(Err(_)) => return self.abort(host, id),
+            }
+        }
+        if self.open && self.guest_done && !self.finished && stack.received() == 0 {
+            self.finished = true;
+            host.finish(id);
+        }
+    }
+
+    /// Takes from the host what there is room for.
+    fn pull<H: Host>(&mut self, host: &mut H, id: SocketId) {
+        let Phase::Open(stack) = &mut self.phase else { return };
+        if !self.open || !self.readable || self.host_done || !stack.may_fill() {
+            return;
+        }
+        // Little room means that much is under way: acknowledgements will make more.
+        if RING - stack.unacknowledged() < RING / 4 {
+            return;
+        }
+        let mut room = 0;
+        let filled = stack.fill(|buffer| {
+            room = buffer.len().min(CHUNK);
+            host.receive(id, &mut buffer[..room])
+        });
+        match filled {
+            None => {}
+            Some(Ok(0)) => {
+                self.host_done = true;
+                stack.close();
+            }
+            // A short read empties a stream socket; what comes later is a new edge (epoll(7)). Its end may be there.
+            Some(Ok(len)) => self.readable = len == room || self.ending,
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Some(Err(_)) => self.abort(host, id),
+        }
+    }
+
+    /// The host's side broke: the guest gets a reset.
+    fn abort<H: Host>(&mut self, host: &mut H, id: SocketId) {
+        if let Phase::Open(stack) = &mut self.phase {
+            stack.abort();
+        }
+        self.aborting = true;
+        self.open = false;
+        host.close(id);
+    }
+
+    /// Whether everything was delivered, or nothing can be any more.
+    fn over(&self) -> Option<Ending> {
+        let Phase::Open(stack) = &self.phase else { return None };
+        let delivered = self.host_done && self.finished && stack.received() == 0;
+        match stack.state() {
+            State::Closed if self.aborting => Some(Ending::Closed),
+            State::Closed | State::Listen if !(self.host_done && self.guest_done) => Some(Ending::Reset),
+            State::Closed | State::TimeWait if delivered => Some(Ending::Closed),
+            _ => None,
+        }
+    }
+
+    /// Whether the guest owes something.
+    fn awaits_guest(&self) -> bool {
+        let Phase::Open(stack) = &self.phase else { return false };
+        stack.unacknowledged() > 0
+            || matches!(
+                stack.state(),
+                State::SynSent | State::SynReceived | State::FinWait1 | State::Closing | State::LastAck
+            )
+    }
+}
+
+/// How a flow ends for the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Closed,
+    Reset,
+}
+
+/// The fields of a segment that are looked at before smoltcp does.
+struct Segment {
+    from_port: u16,
+    to_port: u16,
+    sequence: u32,
+    acknowledgement: u32,
+    flags: u8,
+    payload_len: usize,
+}
+
+impl Segment {
+    fn parse(ip: &Ipv4<'_>, verify: bool) -> Result<Self, DropReason> {
+        let header: &[u8; HEADER] = ip.payload.first_chunk().ok_or(DropReason::Malformed)?;
+        let header_len = usize::from(header[12] >> 4) * 4;
+        let payload_len = ip.payload.len().checked_sub(header_len).ok_or(DropReason::Malformed)?;
+        if header_len < HEADER {
+            return Err(DropReason::Malformed);
+        }
+        if verify && wire::transport_sum(ip.from, ip.to, wire::TCP, ip.payload) != 0xffff {
+            return Err(DropReason::Malformed);
+        }
+        let number = |at: usize| u32::from(wire::be16(header, at)) << 16 | u32::from(wire::be16(header, at + 2));
+        Ok(Self {
+            from_port: wire::be16(header, 0),
+            to_port: wire::be16(header, 2),
+            sequence: number(4),
+            acknowledgement: number(8),
+            flags: header[13],
+            payload_len,
+        })
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+impl Tcp {
+    pub(crate) fn new(start: Instant) -> Self {
+        Self {
+            flows: Slab::default(),
+            by_key: HashMap::new(),
+            dirty: Vec::new(),
+            spare: Vec::new(),
+            reply: Box::new([0; 512]),
+            start,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Takes a segment from a guest; `verify` asks for its checksum to be verified.
+    pub(crate) fn input<H: Host>(&mut self, env: &mut Env<H>, ip: &Ipv4<'_>, verify: bool) -> Result<(), DropReason> {
+        let segment = Segment::parse(ip, verify)?;
+        if segment.from_port == 0 || segment.to_port == 0 {
+            return Err(DropReason::Malformed);
+        }
+        let key = Key {
+            guest: SocketAddrV4::new(ip.from, segment.from_port),
+            remote: SocketAddrV4::new(ip.to, segment.to_port),
+        };
+        let Some(&place) = self.by_key.get(&key) else {
+            return self.unknown(env, key, ip, &segment);
+        };
+        let Some(flow) = self.flows.get_mut(place) else { return Ok(()) };
+        flow.heard = env.now;
+        if let Phase::Connecting { syn, .. } = &mut flow.phase {
+            if segment.has(RST) {
+                self.remove(env, place, Ending::Closed);
+            } else if segment.has(SYN) && !segment.has(ACK) {
+                // The same again, or a new attempt after the guest has started anew.
+                syn.clear();
+                syn.extend_from_slice(ip.bytes);
+            }
+            return Ok(());
+        }
+        self.segment(env, place, ip);
+        Ok(())
+    }
+
+    /// Gives the host what came in this batch.
+    pub(crate) fn flush<H: Host>(&mut self, env: &mut Env<H>) {
+        while let Some(place) = self.dirty.pop() {
+            let Some(flow) = self.flows.get_mut(place) else { continue };
+            flow.dirty = false;
+            flow.push(&mut env.host, id(place));
+            env.list(Ready::Tcp(place), &mut flow.listed);
+            self.settle(env, place);
+        }
+    }
+
+    /// Makes the next frame of a flow in `out`.
+    pub(crate) fn output<H: Host>(
+        &mut self,
+        env: &mut Env<H>,
+        place: u32,
+        out: &mut [u8],
+    ) -> Option<(VnetHeader, usize)> {
+        let shape = shape(env);
+        let now = self.clock(env.now);
+        let flow = self.flows.get_mut(place)?;
+        flow.listed = false;
+        let Some(mac) = env.neighbours.get(*flow.key.guest.ip()) else {
+            self.resolve(env, place);
+            return None;
+        };
+        let seed = env.random.next();
+        flow.pull(&mut env.host, id(place));
+        let Phase::Open(stack) = &mut flow.phase else { return None };
+        stack.reshape(shape, seed, now);
+        let Some(emitted) = stack.egress(now, &mut out[ETHERNET..]) else {
+            self.settle(env, place);
+            return None;
+        };
+        env.list(Ready::Tcp(place), &mut flow.listed);
+        wire::put_ethernet(out, mac, env.mac_for(*flow.key.remote.ip()), ETHERTYPE_IPV4);
+        let header = finish(&mut out[..ETHERNET + emitted.len], emitted, env.offloads.checksum);
+        Some((header, ETHERNET + emitted.len))
+    }
+
+    /// Takes note of what a host socket can do now.
+    pub(crate) fn ready<H: Host>(&mut self, env: &mut Env<H>, place: u32, readiness: Readiness) {
+        let Some(flow) = self.flows.get_mut(place) else { return };
+        flow.readable |= readiness.readable || readiness.finished || readiness.error;
+        flow.writable |= readiness.writable;
+        flow.ending |= readiness.finished || readiness.error;
+        if let Phase::Connecting { .. } = flow.phase {
+            return match env.host.connected(id(place)) {
+                Ok(true) => self.connected(env, place),
+                Ok(false) => {}
+                Err(error) => self.failed(env, place, &error),
+            };
+        }
+        if readiness.writable {
+            flow.push(&mut env.host, id(place));
+        }
+        env.list(Ready::Tcp(place), &mut flow.listed);
+        self.settle(env, place);
+    }
+
+    /// A flow's timer has fired.
+    pub(crate) fn fired<H: Host>(&mut self, env: &mut Env<H>, place: u32, at: Instant) {
+        let Some(flow) = self.flows.get_mut(place) else { return };
+        if flow.armed != Some(at) {
+            return;
+        }
+        flow.armed = None;
+        let silence = env.now.saturating_duration_since(flow.heard);
+        let unknown = env.neighbours.get(*flow.key.guest.ip()).is_none();
+        if flow.awaits_guest() && (silence >= STALL || unknown && silence >= RESOLVE) {
+            return self.remove(env, place, Ending::Reset);
+        }
+        if unknown {
+            env.neighbours.forget(Ready::Tcp(place));
+            flow.listed = false;
+        }
+        env.list(Ready::Tcp(place), &mut flow.listed);
+    }
+
+    /// Takes a connection that arrived for a forwarding rule.
+    ///
+    /// # Errors
+    /// What accept(2) says: none waits, or there are too many.
+    pub(crate) fn accept<H: Host>(
+        &mut self,
+        env: &mut Env<H>,
+        listener: SocketId,
+        guest: SocketAddrV4,
+    ) -> io::Result<()> {
+        if self.flows.len() >= MAX_FLOWS {
+            env.drops.count(DropReason::Limit);
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        let place = self.flows.next();
+        let peer = env.host.accept(listener, id(place))?;
+        let Some(key) = self.forwarded_key(env, guest, peer) else {
+            env.host.reset(id(place));
+            return Ok(());
+        };
+        let now = env.now;
+        let Some(mut stack) = self.stack(env) else {
+            env.host.reset(id(place));
+            return Ok(());
+        };
+        if !stack.connect(key.remote, key.guest) {
+            env.host.reset(id(place));
+            return Ok(());
+        }
+        let mut flow = Flow::new(key, Phase::Open(stack), now);
+        flow.writable = true;
+        flow.readable = true;
+        env.list(Ready::Tcp(place), &mut flow.listed);
+        let inserted = self.flows.insert(flow);
+        debug_assert_eq!(inserted, place);
+        self.by_key.insert(key, place);
+        Ok(())
+    }
+
+    /// Under which addresses a forwarded connection appears to the guest: the peer's own, or the gateway's if the
+    /// guest could not answer that one.
+    fn forwarded_key<H>(&self, env: &mut Env<H>, guest: SocketAddrV4, peer: SocketAddrV4) -> Option<Key> {
+        let address = visible(env, *peer.ip());
+        let mut key = Key { guest, remote: SocketAddrV4::new(address, peer.port()) };
+        for _ in 0..64 {
+            if key.remote.port() != 0 && !self.by_key.contains_key(&key) {
+                return Some(key);
+            }
+            key.remote.set_port(0x8000 | env.random.next() as u16);
+        }
+        None
+    }
+
+    /// A segment that belongs to no flow (RFC 9293 §3.10.7.1).
+    fn unknown<H: Host>(
+        &mut self,
+        env: &mut Env<H>,
+        key: Key,
+        ip: &Ipv4<'_>,
+        segment: &Segment,
+    ) -> Result<(), DropReason> {
+        if segment.has(RST) {
+            return Err(DropReason::Unserved);
+        }
+        if !segment.has(SYN) || segment.has(ACK) {
+            if env.config.restrict {
+                return Err(DropReason::Unserved);
+            }
+            reset(env, key, segment);
+            return Ok(());
+        }
+        match route(&env.config, ip.to) {
+            Route::Nowhere => {
+                icmp::unreachable(env, ip.from, icmp::HOST_UNREACHABLE, ip.bytes);
+                Err(DropReason::Unserved)
+            }
+            Route::Closed => Err(DropReason::Unserved),
+            Route::Dns if segment.to_port == 53 => {
+                let targets = env.host.resolvers();
+                self.connect(env, key, ip, segment, targets)
+            }
+            Route::Dns | Route::Refused => {
+                reset(env, key, segment);
+                Ok(())
+            }
+            Route::Host(address) => {
+                let target = SocketAddr::from((address, segment.to_port));
+                self.connect(env, key, ip, segment, vec![target])
+            }
+        }
+    }
+
+    /// Starts a connection to the first of `targets`.
+    fn connect<H: Host>(
+        &mut self,
+        env: &mut Env<H>,
+        key: Key,
+        ip: &Ipv4<'_>,
+        segment: &Segment,
+        mut targets: Vec<SocketAddr>,
+    ) -> Result<(), DropReason> {
+        if self.flows.len() >= MAX_FLOWS {
+            return Err(DropReason::Limit);
+        }
+        let place = self.flows.next();
+        targets.reverse();
+        let mut outcome = Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+        while let (Err(_), Some(target)) = (&outcome, targets.pop()) {
+            outcome = env.host.connect(id(place), target);
+        }
+        if let Err(error) = outcome {
+            return refuse(env, key, ip, segment, &error);
+        }
+        let phase = Phase::Connecting { syn: ip.bytes.to_vec(), others: targets };
+        let inserted = self.flows.insert(Flow::new(key, phase, env.now));
+        debug_assert_eq!(inserted, place);
+        self.by_key.insert(key, place);
+        Ok(())
+    }
+
+    /// The host's connection is made: the guest's SYN gets its answer.
+    fn connected<H: Host>(&mut self, env: &mut Env<H>, place: u32) {
+        let stack = self.stack(env);
+        let now = self.clock(env.now);
+        let Some(flow) = self.flows.get_mut(place) else { return };
+        let Some(mut stack) = stack else { return self.remove(env, place, Ending::Reset) };
+        let Phase::Connecting { syn, .. } = &flow.phase else { return };
+        let answered = stack.listen(flow.key.remote) && stack.ingress(now, syn, &mut self.reply[..]).is_none();
+        if !answered || stack.state() != State::SynReceived {
+            return self.remove(env, place, Ending::Reset);
+        }
+        flow.phase = Phase::Open(stack);
+        flow.writable = true;
+        env.list(Ready::Tcp(place), &mut flow.listed);
+    }
+
+    /// The host's connection has failed: the guest is told how, or the next name server is tried.
+    fn failed<H: Host>(&mut self, env: &mut Env<H>, place: u32, error: &io::Error) {
+        let Some(flow) = self.flows.get_mut(place) else { return };
+        let Phase::Connecting { syn, others } = &mut flow.phase else { return };
+        env.host.close(id(place));
+        while let Some(target) = others.pop() {
+            if env.host.connect(id(place), target).is_ok() {
+                return;
+            }
+        }
+        let (key, syn) = (flow.key, std::mem::take(syn));
+        self.remove(env, place, Ending::Closed);
+        let Ok(ip) = Ipv4::parse(&syn) else { return };
+        let Ok(segment) = Segment::parse(&ip, false) else { return };
+        if let Err(reason) = refuse(env, key, &ip, &segment, error) {
+            env.drops.count(reason);
+        }
+    }
+
+    /// A segment for an open connection.
+    fn segment<H: Host>(&mut self, env: &mut Env<H>, place: u32, ip: &Ipv4<'_>) {
+        let now = self.clock(env.now);
+        let Some(flow) = self.flows.get_mut(place) else { return };
+        let Phase::Open(stack) = &mut flow.phase else { return };
+        let answer = stack.ingress(now, ip.bytes, &mut self.reply[..]);
+        flow.guest_done |=
+            matches!(stack.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+        if stack.received() > RING / 2 {
+            stack.note_bulk();
+            flow.push(&mut env.host, id(place));
+        } else if stack.received() > RING / 16 {
+            stack.note_bulk();
+        }
+        if !flow.dirty {
+            flow.dirty = true;
+            self.dirty.push(place);
+        }
+        if let (Some(emitted), Some(mac)) = (answer, env.neighbours.get(ip.from)) {
+            let packet = &self.reply[..emitted.len];
+            let from = env.mac_for(ip.to);
+            env.queue_frame(ETHERNET + emitted.len, |frame| {
+                wire::put_ethernet(frame, mac, from, ETHERTYPE_IPV4);
+                frame[ETHERNET..].copy_from_slice(packet);
+                finish(frame, emitted, false);
+            });
+        }
+    }
+
+    /// Ends a flow that is over; else sees to its timer.
+    fn settle<H: Host>(&mut self, env: &mut Env<H>, place: u32) {
+        let now = self.clock(env.now);
+        let start = self.start;
+        let Some(flow) = self.flows.get_mut(place) else { return };
+        if let Some(ending) = flow.over() {
+            // What is still to be emitted (a last acknowledgement, a reset) comes first.
+            if flow.listed && ending == Ending::Closed {
+                return;
+            }
+            return self.remove(env, place, ending);
+        }
+        if flow.listed {
+            return;
+        }
+        let awaits = flow.awaits_guest();
+        let Phase::Open(stack) = &mut flow.phase else { return };
+        // Nothing was to be emitted now, whatever smoltcp says: a deadline that has passed must not spin.
+        let soonest = env.now + Duration::from_millis(10);
+        let mut next = stack.deadline(now).map(|at| instant(start, at).max(soonest));
+        if awaits {
+            let stall = (flow.heard + STALL).max(soonest);
+            next = Some(next.map_or(stall, |next| next.min(stall)));
+        }
+        if let Some(at) = next {
+            env.timers.arm(Timer::Tcp(place), &mut flow.armed, at);
+        }
+    }
+
+    /// Asks for a guest's Ethernet address; the flow goes on when it is known.
+    fn resolve<H: Host>(&mut self, env: &mut Env<H>, place: u32) {
+        let Some(flow) = self.flows.get_mut(place) else { return };
+        let address = *flow.key.guest.ip();
+        arp::ask(env, address);
+        flow.listed = env.neighbours.wait(address, Ready::Tcp(place));
+        let at = env.now + RESOLVE_AGAIN;
+        env.timers.arm(Timer::Tcp(place), &mut flow.armed, at);
+    }
+
+    fn remove<H: Host>(&mut self, env: &mut Env<H>, place: u32, ending: Ending) {
+        let Some(flow) = self.flows.remove(place) else { return };
+        self.by_key.remove(&flow.key);
+        match ending {
+            _ if !flow.open => {}
+            Ending::Closed => env.host.close(id(place)),
+            Ending::Reset => env.host.reset(id(place)),
+        }
+        if flow.listed && env.neighbours.get(*flow.key.guest.ip()).is_none() {
+            env.neighbours.forget(Ready::Tcp(place));
+        }
+        if let Phase::Open(stack) = flow.phase
+            && self.spare.len() < SPARE_STACKS
+        {
+            self.spare.push(stack);
+        }
+    }
+
+    /// A stack for a new connection; none if there is no memory.
+    fn stack<H: Host>(&mut self, env: &mut Env<H>) -> Option<Box<Stack>> {
+        let (shape, seed, now) = (shape(env), env.random.next(), self.clock(env.now));
+        if let Some(mut stack) = self.spare.pop() {
+            stack.renew(shape, seed, now);
+            return Some(stack);
+        }
+        match Stack::new(shape, seed, now) {
+            Ok(stack) => Some(Box::new(stack)),
+            Err(_) => {
+                env.drops.count(DropReason::Limit);
+                None
+            }
+        }
+    }
+
+    /// smoltcp's time: from the start, in microseconds. One second is added, for it takes 0 for "long ago".
+    fn clock(&self, now: Instant) -> smoltcp::time::Instant {
+        let micros = now.saturating_duration_since(self.start).as_micros() + 1_000_000;
+        smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+}
+
+fn id(place: u32) -> SocketId {
+    SocketId { kind: Kind::Tcp, index: place }
+}
+
+fn instant(start: Instant, at: smoltcp::time::Instant) -> Instant {
+    let micros = u64::try_from(at.total_micros() - 1_000_000).unwrap_or(0);
+    start + Duration::from_micros(micros)
+}
+
+fn shape<H>(env: &Env<H>) -> Shape {
+    Shape { mtu: env.config.mtu, segmentation: env.offloads.checksum && env.offloads.tso4 }
+}
+
+/// How a host address appears to the guest: loopback and addresses of the guest's own network as the gateway.
+pub(crate) fn visible<H>(env: &Env<H>, address: Ipv4Addr) -> Ipv4Addr {
+    if address.is_loopback() || address.is_unspecified() || env.config.network.contains(address) {
+        env.config.gateway
+    } else {
+        address
+    }
+}
+
+/// Sees to the checksum and the offload header of a frame that smoltcp emitted.
+fn finish(frame: &mut [u8], emitted: Emitted, partial: bool) -> VnetHeader {
+    const FIELD: usize = ETHERNET + IPV4 + CHECKSUM;
+    let packet = &frame[ETHERNET..];
+    let (from, to) = (wire::address(packet, 12), wire::address(packet, 16));
+    let header_len = ETHERNET + IPV4 + usize::from(packet[IPV4 + 12] >> 4) * 4;
+    frame[FIELD..FIELD + 2].fill(0);
+    if !partial {
+        let checksum = !wire::transport_sum(from, to, wire::TCP, &frame[ETHERNET + IPV4..]);
+        frame[FIELD..FIELD + 2].copy_from_slice(&checksum.to_be_bytes());
+        return VnetHeader::WHOLE;
+    }
+    let pseudo = wire::fold(wire::pseudo_sum(from, to, wire::TCP, emitted.len - IPV4));
+    frame[FIELD..FIELD + 2].copy_from_slice(&pseudo.to_be_bytes());
+    VnetHeader {
+        checksum: Checksum::Partial { start: (ETHERNET + IPV4) as u16, offset: CHECKSUM as u16 },
+        gso_type: if emitted.segment.is_some() { GsoType::TcpV4 } else { GsoType::None },
+        ecn: false,
+        gso_size: emitted.segment.unwrap_or(0),
+        hdr_len: if emitted.segment.is_some() { header_len as u16 } else { 0 },
+    }
+}
+
+/// Tells the guest that its connection cannot be, in the words of the host's error.
+fn refuse<H: Host>(
+    env: &mut Env<H>,
+    key: Key,
+    ip: &Ipv4<'_>,
+    segment: &Segment,
+    error: &io::Error,
+) -> Result<(), DropReason> {
+    match error.raw_os_error() {
+        Some(libc::ETIMEDOUT) => return Ok(()),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EAGAIN) => {
+            return Err(DropReason::Limit);
+        }
+        Some(code) => match icmp::unreachable_code(code) {
+            Some(code) => icmp::unreachable(env, ip.from, code, ip.bytes),
+            None => reset(env, key, segment),
+        },
+        None => reset(env, key, segment),
+    }
+    Ok(())
+}
+
+/// Answers a segment by a reset (RFC 9293 §3.5.2).
+fn reset<H: Host>(env: &mut Env<H>, key: Key, segment: &Segment) {
+    let Some(mac) = env.neighbours.get(*key.guest.ip()) else { return };
+    let (sequence, acknowledgement, flags) = if segment.has(ACK) {
+        (segment.acknowledgement, 0, RST)
+    } else {
+        let len = segment.payload_len as u32 + u32::from(segment.has(SYN)) + u32::from(segment.has(FIN));
+        (0, segment.sequence.wrapping_add(len), RST | ACK)
+    };
+    let (from, to) = (*key.remote.ip(), *key.guest.ip());
+    env.queue_packet(mac, Ipv4Header::whole(from, to, wire::TCP, HEADER), |header| {
+        header[..2].copy_from_slice(&key.remote.port().to_be_bytes());
+        header[2..4].copy_from_slice(&key.guest.port().to_be_bytes());
+        header[4..8].copy_from_slice(&sequence.to_be_bytes());
+        header[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
+        header[12] = (HEADER as u8 / 4) << 4;
+        header[13] = flags;
+        let checksum = !wire::transport_sum(from, to, wire::TCP, header);
+        header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
+    });
+}

@@ -1,0 +1,328 @@
+//! UDP: one host socket for each address and port of a guest's, whoever it talks with (endpoint-independent mapping and
+//! filtering, RFC 4787 §4.1 and §5), so that programs that meet through a third party work. QEMU's NAT does the same.
+//!
+//! A datagram that arrives for a forwarding rule makes its sender a *peer* of the rule: what the guest answers to it
+//! leaves by the rule's socket. An ICMP error that comes back for a datagram is passed on to the guest.
+//!
+//! A mapping goes after three minutes without a datagram out (RFC 4787 REQ-5 and REQ-6: at least two), one that was
+//! only used for DNS sooner.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::time::{Duration, Instant};
+
+use link::{Checksum, DropReason, MacAddr, VnetHeader};
+
+use crate::config::ipv4_of;
+use crate::env::{Env, Ready};
+use crate::host::{Datagram, Host, Kind, Readiness, SocketId};
+use crate::icmp;
+use crate::route::{Route, route};
+use crate::slab::Slab;
+use crate::tcp::visible;
+use crate::timers::Timer;
+use crate::wire::{self, ETHERNET, ETHERTYPE_IPV4, IPV4, Ipv4, Ipv4Header, UDP, UDP_PROTOCOL};
+
+/// Mappings at most.
+const MAX_FLOWS: usize = 16384;
+
+/// Peers of forwarding rules at most.
+const MAX_PEERS: usize = 16384;
+
+/// How long a mapping lasts without a datagram from the guest.
+const IDLE: Duration = Duration::from_secs(180);
+
+/// The same for one that was only used to ask name servers.
+const IDLE_DNS: Duration = Duration::from_secs(20);
+
+/// All mappings.
+#[derive(Default)]
+pub(crate) struct Udp {
+    flows: Slab<Flow>,
+    by_guest: HashMap<SocketAddrV4, u32>,
+    peers: HashMap<(SocketAddrV4, SocketAddrV4), Peer>,
+    peers_armed: Option<Instant>,
+}
+
+struct Flow {
+    guest: SocketAddrV4,
+    last_used: Instant,
+    idle: Duration,
+    listed: bool,
+    armed: Option<Instant>,
+}
+
+/// Who sent to a forwarding rule, and by which socket it is answered.
+struct Peer {
+    address: SocketAddrV4,
+    socket: SocketId,
+    last_used: Instant,
+}
+
+/// A forwarding rule, as far as UDP needs it.
+#[derive(Clone, Copy)]
+pub(crate) struct Rule {
+    pub socket: SocketId,
+    pub guest: SocketAddrV4,
+}
+
+impl Udp {
+    pub(crate) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Takes a datagram from a guest that is for the host's world; `segment` says that it is several, and how long.
+    pub(crate) fn input<H: Host>(
+        &mut self,
+        env: &mut Env<H>,
+        ip: &Ipv4<'_>,
+        datagram: &wire::Udp<'_>,
+        segment: Option<u16>,
+    ) -> Result<(), DropReason> {
+        let guest = SocketAddrV4::new(ip.from, datagram.from_port);
+        let remote = SocketAddrV4::new(ip.to, datagram.to_port);
+        if guest.port() == 0 || remote.port() == 0 {
+            return Err(DropReason::Malformed);
+        }
+        if let Some(peer) = self.peers.get_mut(&(guest, remote)) {
+            peer.last_used = env.now;
+            let (socket, to) = (peer.socket, peer.address);
+            return self.send(env, ip, datagram, segment, socket, to);
+        }
+        let to = match route(&env.config, ip.to) {
+            Route::Host(address) => SocketAddrV4::new(address, remote.port()),
+            Route::Closed => return Err(DropReason::Unserved),
+            Route::Nowhere if ip.to.is_multicast() || ip.to.is_broadcast() || ip.to == env.config.network.broadcast() => {
+                return Err(DropReason::Unserved);
+            }
+            Route::Nowhere => {
+                icmp::unreachable(env, ip.from, icmp::HOST_UNREACHABLE, ip.bytes);
+                return Err(DropReason::Unserved);
+            }
+            Route::Refused | Route::Dns => {
+                icmp::port_unreachable(env, ip);
+                return Ok(());
+            }
+        };
+        let place = match self.by_guest.get(&guest) {
+            Some(&place) => place,
+            None => self.open(env, ip, guest)?,
+        };
+        if let Some(flow) = self.flows.get_mut(place) {
+            flow.last_used = env.now;
+            flow.idle = if remote.port() == 53 { flow.idle } else { IDLE };
+            env.timers.arm(Timer::Udp(place), &mut flow.armed, env.now + flow.idle);
+        }
+        self.send(env, ip, datagram, segment, id(place), to)
+    }
+
+    fn open<H: Host>(&mut self, env: &mut Env<H>, ip: &Ipv4<'_>, guest: SocketAddrV4) -> Result<u32, DropReason> {
+        if self.flows.len() >= MAX_FLOWS {
+            return Err(DropReason::Limit);
+        }
+        let place = self.flows.next();
+        if let Err(error) = env.host.datagram(id(place), Datagram::Unbound) {
+            return Err(icmp::refuse(env, ip, &error));
+        }
+        self.flows.insert(Flow { guest, last_used: env.now, idle: IDLE_DNS, listed: false, armed: None });
+        self.by_guest.insert(guest, place);
+        Ok(place)
+    }
+
+    fn send<H: Host>(
+        &mut self,
+        env: &mut Env<H>,
+        ip: &Ipv4<'_>,
+        datagram: &wire::Udp<'_>,
+        segment: Option<u16>,
+        socket: SocketId,
+        to: SocketAddrV4,
+    ) -> Result<(), DropReason> {
+        let step = segment.map_or(datagram.payload.len(), usize::from).max(1);
+        let to = SocketAddr::V4(to);
+        // An empty datagram is one, too.
+        let (first, mut rest) = datagram.payload.split_at(step.min(datagram.payload.len()));
+        let mut piece = first;
+        loop {
+            let mut sent = env.host.send_to(socket, piece, to);
+            if sent.is_err() && self.reject(env, socket) {
+                // The error was an older datagram's.
+                sent = env.host.send_to(socket, piece, to);
+            }
+            sent.map_err(|error| icmp::refuse(env, ip, &error))?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            (piece, rest) = rest.split_at(step.min(rest.len()));
+        }
+    }
+
+    /// Takes note of what a host socket can do now.
+    pub(crate) fn ready<H: Host>(&mut self, env: &mut Env<H>, place: u32, readiness: Readiness) {
+        if readiness.error {
+            self.reject(env, id(place));
+        }
+        if let Some(flow) = self.flows.get_mut(place) {
+            env.list(Ready::Udp(place), &mut flow.listed);
+        }
+    }
+
+    /// Makes the next frame of a mapping in `out`.
+    pub(crate) fn output<H: Host>(
+        &mut self,
+        env: &mut Env<H>,
+        place: u32,
+        out: &mut [u8],
+    ) -> Option<(VnetHeader, usize)> {
+        let flow = self.flows.get_mut(place)?;
+        flow.listed = false;
+        let guest = flow.guest;
+        let mac = env.neighbours.get(*guest.ip())?;
+        match env.host.receive_from(id(place), &mut out[ETHERNET + IPV4 + UDP..]) {
+            Ok((len, from)) => {
+                env.list(Ready::Udp(place), &mut flow.listed);
+                let from = SocketAddrV4::new(visible(env, ipv4_of(from.ip())?), from.port());
+                deliver(env, out, mac, from, guest, len)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(_) => {
+                env.list(Ready::Udp(place), &mut flow.listed);
+                if !self.reject(env, id(place)) {
+                    self.unlist(place);
+                }
+                None
+            }
+        }
+    }
+
+    /// Makes the next frame of a forwarding rule in `out`; the second part says whether more may come.
+    pub(crate) fn output_forward<H: Host>(
+        &mut self,
+        env: &mut Env<H>,
+        rule: Rule,
+        mac: MacAddr,
+        out: &mut [u8],
+    ) -> (Option<(VnetHeader, usize)>, bool) {
+        match env.host.receive_from(rule.socket, &mut out[ETHERNET + IPV4 + UDP..]) {
+            Ok((len, SocketAddr::V4(from))) => (self.forward(env, rule, mac, out, len, from), true),
+            Ok(_) => (None, true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (None, false),
+            Err(_) => (None, self.reject(env, rule.socket)),
+        }
+    }
+
+    fn forward<H: Host>(
+        &mut self,
+        env: &mut Env<H>,
+        rule: Rule,
+        mac: MacAddr,
+        out: &mut [u8],
+        len: usize,
+        from: SocketAddrV4,
+    ) -> Option<(VnetHeader, usize)> {
+        let seen = SocketAddrV4::new(visible(env, *from.ip()), from.port());
+        let known = self.peers.contains_key(&(rule.guest, seen));
+        if !known && self.peers.len() >= MAX_PEERS {
+            env.drops.count(DropReason::Limit);
+            return None;
+        }
+        self.peers.insert((rule.guest, seen), Peer { address: from, socket: rule.socket, last_used: env.now });
+        env.timers.arm(Timer::Peers, &mut self.peers_armed, env.now + IDLE);
+        deliver(env, out, mac, seen, rule.guest, len)
+    }
+
+    /// A mapping's timer has fired.
+    pub(crate) fn fired<H: Host>(&mut self, env: &mut Env<H>, place: u32, at: Instant) {
+        let Some(flow) = self.flows.get_mut(place) else { return };
+        if flow.armed != Some(at) {
+            return;
+        }
+        flow.armed = None;
+        let until = flow.last_used + flow.idle;
+        if until > env.now {
+            return env.timers.arm(Timer::Udp(place), &mut flow.armed, until);
+        }
+        let guest = flow.guest;
+        self.flows.remove(place);
+        self.by_guest.remove(&guest);
+        env.host.close(id(place));
+    }
+
+    /// The timer of the peers has fired.
+    pub(crate) fn expire_peers<H>(&mut self, env: &mut Env<H>, at: Instant) {
+        if self.peers_armed != Some(at) {
+            return;
+        }
+        self.peers_armed = None;
+        let now = env.now;
+        self.peers.retain(|_, peer| peer.last_used + IDLE > now);
+        if let Some(next) = self.peers.values().map(|peer| peer.last_used + IDLE).min() {
+            env.timers.arm(Timer::Peers, &mut self.peers_armed, next);
+        }
+    }
+
+    fn unlist(&mut self, place: u32) {
+        // The entry on the ready list stays; it finds nothing, and the next readiness lists the flow again.
+        if let Some(flow) = self.flows.get_mut(place) {
+            flow.listed = false;
+        }
+    }
+
+    /// Passes ICMP errors on to the guest; returns whether there were any.
+    fn reject<H: Host>(&mut self, env: &mut Env<H>, socket: SocketId) -> bool {
+        let mut any = false;
+        while let Some(rejection) = env.host.rejection(socket) {
+            any = true;
+            let guest = match socket.kind {
+                Kind::Udp => self.flows.get_mut(socket.index).map(|flow| flow.guest),
+                _ => self.peers.iter().find(|(_, p)| p.socket == socket && p.address == rejection.to).map(|(k, _)| k.0),
+            };
+            let Some(guest) = guest else { continue };
+            let mut header = [0; UDP];
+            wire::put_udp(&mut header, guest.port(), rejection.to.port(), 0);
+            icmp::pass_on(env, *guest.ip(), UDP_PROTOCOL, &rejection, &header);
+        }
+        any
+    }
+}
+
+fn id(place: u32) -> SocketId {
+    SocketId { kind: Kind::Udp, index: place }
+}
+
+/// Completes the frame in `out`, whose payload of `len` bytes is in its place already.
+fn deliver<H>(
+    env: &mut Env<H>,
+    out: &mut [u8],
+    mac: MacAddr,
+    from: SocketAddrV4,
+    guest: SocketAddrV4,
+    len: usize,
+) -> Option<(VnetHeader, usize)> {
+    const FIELD: usize = 6;
+    let payload = ETHERNET + IPV4 + UDP;
+    if IPV4 + UDP + len > usize::from(env.config.mtu) {
+        env.queue_datagram(
+            mac,
+            (*from.ip(), from.port()),
+            (*guest.ip(), guest.port()),
+            out.get(payload..payload + len)?,
+        );
+        return None;
+    }
+    wire::put_ethernet(out, mac, env.mac_for(*from.ip()), ETHERTYPE_IPV4);
+    Ipv4Header::whole(*from.ip(), *guest.ip(), UDP_PROTOCOL, UDP + len).put(&mut out[ETHERNET..]);
+    let datagram = &mut out[ETHERNET + IPV4..payload + len];
+    wire::put_udp(datagram, from.port(), guest.port(), len);
+    let header = if env.offloads.checksum {
+        let pseudo = wire::fold(wire::pseudo_sum(*from.ip(), *guest.ip(), UDP_PROTOCOL, UDP + len));
+        datagram[FIELD..FIELD + 2].copy_from_slice(&pseudo.to_be_bytes());
+        let checksum = Checksum::Partial { start: (ETHERNET + IPV4) as u16, offset: FIELD as u16 };
+        VnetHeader { checksum, ..VnetHeader::WHOLE }
+    } else {
+        wire::fill_udp_checksum(*from.ip(), *guest.ip(), datagram);
+        VnetHeader::WHOLE
+    };
+    Some((header, payload + len))
+}
