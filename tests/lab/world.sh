@@ -46,16 +46,16 @@ mkdir -p "${resolv%/*}"
 [ -e "$resolv" ] || : >"$resolv"
 mount --bind /run/lab/resolv.conf "$resolv"
 
-# Anyone may ping from here: what the NAT needs to ping outward for its guest.
-echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range
+# Anyone may ping from here: what the NAT needs to ping outward for its guest. (A user namespace knows only its own groups.)
+(echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range) 2>/dev/null || echo '0 0' >/proc/sys/net/ipv4/ping_group_range
 
 serve() { ip netns exec remote setsid "$@" </dev/null >/dev/null 2>&1 & }
-serve dnsmasq --keep-in-foreground --conf-file=/dev/null --pid-file= --user=root --no-resolv --no-hosts --bind-interfaces \
+serve dnsmasq --no-daemon --conf-file=/dev/null --no-resolv --no-hosts --bind-interfaces \
     --listen-address=10.99.0.1 --address=/server.test/10.99.0.1 --address=/other.test/10.99.0.2 --local=/test/ \
     --txt-record=txt.test,woven --cname=alias.test,server.test --host-record=server.test,10.99.0.1
 serve busybox httpd -f -p 10.99.0.1:80 -h /run/lab/www
 serve socat TCP-LISTEN:7,bind=10.99.0.1,fork,reuseaddr EXEC:cat
-serve socat UDP-LISTEN:7,bind=10.99.0.1,fork,reuseaddr EXEC:cat
+serve socat -T 10 UDP-LISTEN:7,bind=10.99.0.1,fork,reuseaddr EXEC:cat
 serve socat TCP-LISTEN:9000,bind=10.99.0.1,fork,reuseaddr EXEC:sha256sum
 serve iperf3 -s -B 10.99.0.1
 ready() { remote ss -Hltn "sport = :$1" | grep -q .; }
