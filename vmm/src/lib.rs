@@ -1,8 +1,20 @@
 //! The KVM machine: memory, vcpus, buses, PCI, boot and network cards.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `cli` `config` | the command line, and what it says, validated |
+//! | `machine` `control` | the machine put together, its event loop, how parts of it ask it to stop |
+//! | `kvm` `cpu` `cpuid` | the hypervisor and the virtual CPUs |
+//! | `memory` `boot` `acpi` | guest RAM, the kernel in it, the tables that describe the rest |
+//! | `bus` `legacy` `pci` | where accesses go; the devices a PC always had; the PCI bus |
+//! | `virtio` `nic` | the virtio transport and its devices; network cards and their attachment to a link |
+//! | `network` | from the plan of the command line to cards on the bus |
+//! | `terminal` `signals` `process` | the surroundings: terminal, signals, background, pid file |
 
 pub mod acpi;
 pub mod boot;
 pub mod bus;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod cpu;
@@ -12,6 +24,11 @@ pub mod kvm;
 pub mod legacy;
 pub mod machine;
 pub mod memory;
+pub mod network;
+pub mod nic;
+pub mod pci;
+pub mod process;
 mod reason;
 pub mod signals;
 pub mod terminal;
+pub mod virtio;

@@ -1,0 +1,65 @@
+//! `vmm`: reads the command line, puts the machine and its network together, and turns the outcome into an exit status.
+//!
+//! 0: the guest powered off, or was told to end. 1: something failed. 2: the command line makes no sense. Each failure is
+//! one line on standard error.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use vmm::cli::{self, Invocation, Run};
+use vmm::machine::{ExitReason, Machine};
+use vmm::network::Network;
+use vmm::process::{self, PidFile};
+use vmm::{pci, virtio};
+
+fn main() -> ExitCode {
+    start_log();
+    match cli::parse(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned())) {
+        Err(error) => {
+            eprintln!("vmm: {error}");
+            ExitCode::from(2)
+        }
+        Ok(Invocation::Print(text)) => match std::io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Ok(Invocation::Run(run)) => match run_machine(*run) {
+            Ok(reason) => {
+                log::info!("machine: ended: {reason:?}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("vmm: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn run_machine(run: Run) -> anyhow::Result<ExitReason> {
+    let background = if run.daemonize { Some(process::daemonize()?) } else { None };
+    for warning in &run.network.warnings {
+        eprintln!("vmm: warning: {warning}");
+    }
+    let _pid_file = run.pidfile.as_deref().map(PidFile::create).transpose()?;
+    let mut machine = Machine::new(&run.machine)?;
+    let network = Network::open(run.network)?;
+    let root = Arc::new(pci::Root::new(machine.hypervisor()));
+    let cards = network.attach(&root, machine.memory())?;
+    virtio::Rng::attach(&root, machine.memory().clone(), None)?;
+    machine.attach_pci(&root)?;
+    machine.on_stop(move || cards.stop());
+    if let Some(background) = background {
+        background.detach()?;
+    }
+    Ok(machine.run()?)
+}
+
+/// Messages go to standard error; `ETHERLOOM_LOG` says how many: error, warn (the default), info, debug or trace.
+fn start_log() {
+    let filter = env_logger::Env::new().filter_or("ETHERLOOM_LOG", "warn");
+    env_logger::Builder::from_env(filter)
+        .format(|out, record| writeln!(out, "vmm: {}: {}", record.level().as_str().to_lowercase(), record.args()))
+        .init();
+}

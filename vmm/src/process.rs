@@ -1,0 +1,145 @@
+//! What the process does for its surroundings: the background, and the pid file.
+//!
+//! [`daemonize`] forks before any thread exists; the parent stays until the child says that the machine is set up, so
+//! that an error still reaches the caller's terminal and exit status.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// A process matter that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The fork, or what belongs to it.
+    #[error("cannot go to the background: {0}")]
+    Daemonize(#[source] io::Error),
+    /// The pid file cannot be made or written.
+    #[error("pid file {path}: {source}")]
+    PidFile {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another live process holds the pid file.
+    #[error("pid file {path}: process {owner} is running and holds it")]
+    PidFileHeld {
+        /// Its path.
+        path: PathBuf,
+        /// What it contains.
+        owner: String,
+    },
+}
+
+/// The child's side of [`daemonize`]: the parent waits until this is finished or gone.
+#[derive(Debug)]
+pub struct Background {
+    parent: File,
+}
+
+/// Forks. Only the child returns, in a session of its own; its standard error is still the caller's.
+///
+/// Must be called while the process has one thread.
+///
+/// # Errors
+/// The system refused a pipe, a fork or a session.
+pub fn daemonize() -> Result<Background, ProcessError> {
+    let (mut read_end, write_end) = pipe().map_err(ProcessError::Daemonize)?;
+    // SAFETY: the process has one thread, so the child's memory is consistent.
+    match unsafe { libc::fork() } {
+        -1 => Err(ProcessError::Daemonize(io::Error::last_os_error())),
+        0 => {
+            // SAFETY: setsid takes no arguments; it cannot fail in a new child.
+            unsafe { libc::setsid() };
+            Ok(Background { parent: write_end })
+        }
+        _ => {
+            drop(write_end);
+            let mut status = [1];
+            // No byte means that the child is gone: it has said why.
+            let _ = read_end.read(&mut status);
+            std::process::exit(status[0].into());
+        }
+    }
+}
+
+impl Background {
+    /// Lets the parent exit with status 0 and turns the standard descriptors to `/dev/null`.
+    ///
+    /// # Errors
+    /// `/dev/null` cannot be opened.
+    pub fn detach(mut self) -> Result<(), ProcessError> {
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(ProcessError::Daemonize)?;
+        for standard in 0..=2 {
+            // SAFETY: both are descriptor numbers; the target is replaced.
+            if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
+                return Err(ProcessError::Daemonize(io::Error::last_os_error()));
+            }
+        }
+        self.parent.write_all(&[0]).map_err(ProcessError::Daemonize)
+    }
+}
+
+fn pipe() -> io::Result<(File, File)> {
+    let mut ends = [0; 2];
+    // SAFETY: the array has room for two descriptors.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let own = |fd| {
+        // SAFETY: the descriptor is new and ours alone.
+        File::from(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    Ok((own(ends[0]), own(ends[1])))
+}
+
+/// A pid file that is locked while the process lives and removed at its end.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl PidFile {
+    /// Writes this process's id and a newline. A file left over by a process that is gone is taken over.
+    ///
+    /// # Errors
+    /// [`ProcessError::PidFileHeld`] if its process lives, [`ProcessError::PidFile`] if it cannot be written.
+    pub fn create(path: &Path) -> Result<Self, ProcessError> {
+        let error = |source| ProcessError::PidFile { path: path.to_owned(), source };
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(error)?;
+        if file.try_lock().is_err() {
+            let mut owner = String::new();
+            let _ = (&file).take(32).read_to_string(&mut owner);
+            return Err(ProcessError::PidFileHeld { path: path.to_owned(), owner: owner.trim().to_owned() });
+        }
+        file.set_len(0).map_err(error)?;
+        file.rewind().map_err(error)?;
+        writeln!(file, "{}", std::process::id()).map_err(error)?;
+        Ok(Self { path: path.to_owned(), _lock: file })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_is_held_while_its_process_lives_and_removed_after() {
+        let path = std::env::temp_dir().join(format!("etherloom-pidfile-test-{}", std::process::id()));
+        std::fs::write(&path, "99999\n").unwrap();
+        let held = PidFile::create(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        assert!(matches!(PidFile::create(&path), Err(ProcessError::PidFileHeld { .. })));
+        drop(held);
+        assert!(!path.exists());
+    }
+}
