@@ -1,1 +1,70 @@
-//! (being laid down)
+//! Links made of other links, and the way from a [`Locator`] to a link.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `spec` | what each kind's options mean: plain data, checked before anything is opened |
+//! | `user` | the user-mode NAT |
+//! | `hub` | links joined so that each hears all others |
+//!
+//! [`check`] and [`open`] know every kind that exists: null, pcap, tap and user.
+
+mod hub;
+mod spec;
+mod user;
+
+pub use hub::{Cable, Hub, PortCounters, cable};
+pub use spec::{Spec, TapSpec};
+pub use user::{User, UserError};
+
+use std::io;
+
+use link::{Link, Locator, LocatorError, PcapError, TapError};
+
+/// Why a link cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A kind that nobody knows, or an option that its kind does not take.
+    #[error(transparent)]
+    Locator(#[from] LocatorError),
+    /// A TAP.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// A capture.
+    #[error(transparent)]
+    Pcap(#[from] PcapError),
+    /// The user-mode NAT.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// A descriptor that was to be inherited.
+    #[error("fd={fd}: {source}")]
+    Descriptor {
+        /// Its number.
+        fd: i32,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The operating system refused what a link in memory or a hub needs.
+    #[error("cannot {act}: {source}")]
+    Host {
+        /// What was to be done.
+        act: &'static str,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// Holds a locator's options against its kind; opens nothing.
+///
+/// # Errors
+/// [`LocatorError`] names the kind or the option that nobody knows, or the value that does not fit.
+pub fn check(locator: &Locator) -> Result<(), LocatorError> {
+    Spec::parse(locator).map(drop)
+}
+
+/// Opens a link that takes every offload: one that cannot do them itself stands inside [`link::Soft`].
+///
+/// # Errors
+/// What [`check`] says, and what the kind meets when it is opened.
+pub fn open(locator: &Locator) -> Result<Box<dyn Link>, OpenError> {
+    Spec::parse(locator)?.open()
+}
