@@ -359,7 +359,9 @@ impl Pump {
                 return;
             }
             let Some((offered, taken)) = self.send_batch() else { return };
-            let progress = offered > 0 && self.receive() > 0;
+            // It may have answers now.
+            self.receive_ready |= offered > 0;
+            let progress = self.receive() > 0;
             // A link that was full only because nobody took its answers may have room again.
             self.link_full = taken < offered && !progress;
         }

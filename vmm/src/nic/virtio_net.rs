@@ -51,7 +51,7 @@ const VLAN_ROOM: usize = 8;
 const STATUS_LINK_UP: u16 = 1;
 
 /// Feature bits (§5.1.3).
-mod bit {
+pub(super) mod bit {
     pub const CSUM: u64 = 1 << 0;
     pub const GUEST_CSUM: u64 = 1 << 1;
     pub const MTU: u64 = 1 << 3;

@@ -216,7 +216,7 @@ impl<'m> FakeDriver<'m> {
 
     /// Sets up a queue in fresh memory, with vector `queue` + 1.
     pub(crate) fn set_up_queue(&self, queue: u16, size: u16, event_idx: bool) -> FakeQueue<'m> {
-        let fake = FakeQueue::new(self.machine, queue, size, event_idx);
+        let fake = FakeQueue::new(self.machine, size, event_idx);
         self.select_queue(queue);
         self.write_common(24, &size.to_le_bytes());
         self.write_common(26, &(queue + 1).to_le_bytes());
@@ -348,7 +348,6 @@ pub(crate) const INDIRECT: u16 = 4;
 /// The driver's side of a split virtqueue.
 pub(crate) struct FakeQueue<'m> {
     machine: &'m FakeMachine,
-    pub(crate) index: u16,
     pub(crate) size: u16,
     pub(crate) descriptors: u64,
     pub(crate) avail: u64,
@@ -361,12 +360,11 @@ pub(crate) struct FakeQueue<'m> {
 }
 
 impl<'m> FakeQueue<'m> {
-    fn new(machine: &'m FakeMachine, index: u16, size: u16, event_idx: bool) -> Self {
+    fn new(machine: &'m FakeMachine, size: u16, event_idx: bool) -> Self {
         let entries = usize::from(size);
         let zeros = |len| machine.place(&vec![0; len]);
         Self {
             machine,
-            index,
             size,
             descriptors: zeros(16 * entries),
             avail: zeros(6 + 2 * entries),
@@ -459,13 +457,13 @@ impl<'m> FakeQueue<'m> {
         self.machine.memory.store(u16::from(no), GuestAddress(self.avail), Ordering::SeqCst).unwrap();
     }
 
-    /// Whether the device wants to be notified of the last chain added (§2.7.10).
+    /// Whether the device wants to be notified of the next chain added (§2.7.10).
     pub(crate) fn wants_notification(&self) -> bool {
         let memory = &self.machine.memory;
         if self.event_idx {
             let at = self.used + 4 + 8 * u64::from(self.size);
             let event: u16 = memory.load(GuestAddress(at), Ordering::SeqCst).unwrap();
-            event == self.avail_index.wrapping_sub(1)
+            event == self.avail_index
         } else {
             memory.load::<u16>(GuestAddress(self.used), Ordering::SeqCst).unwrap() & 1 == 0
         }
