@@ -3,8 +3,8 @@
 //! ACPI 6.4: RSDP (§5.2.5.3) → XSDT (§5.2.8) → FADT (§5.2.9) with FACS (§5.2.10) and DSDT, and MADT (§5.2.12). The tables lie
 //! in [`AREA`], which the memory map reserves. They depend on the number of vcpus only.
 //!
-//! Invariant: what they say is what the machine does. Ports and interrupts come from the constants of `legacy/`, windows from
-//! `memory.rs`, and the pin of slot n, pin p (0 = INTA) is GSI [`intx_gsi`]`(n, p)`, level-triggered, which `pci/` uses too.
+//! Invariant: what they say is what the machine does. Ports and interrupts come from the constants of `legacy/`, windows and
+//! the interrupt of each slot's pins (level-triggered) from `pci/`.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ use acpi_tables::sdt::Sdt;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::legacy::{pm, rtc, serial};
-use crate::memory::{PCI_MEMORY_WINDOW, PCI_PORT_WINDOW};
+use crate::pci::{self, MEMORY_WINDOW, PORT_WINDOW};
 
 /// The guest-physical addresses of all tables, the RSDP first; also where a guest without boot parameters searches for it.
 pub const AREA: Range<u64> = 0xE_0000..0x10_0000;
@@ -32,13 +32,7 @@ const OEM_REVISION: u32 = 1;
 
 const LOCAL_APIC: u32 = 0xFEE0_0000;
 const IO_APIC: u32 = 0xFEC0_0000;
-const PCI_SLOTS: u8 = 32;
 const PCI_PINS: u8 = 4;
-
-/// The global system interrupt of a PCI slot's pin: 16 to 23, the I/O APIC inputs that no ISA interrupt has. `pin` 0 is INTA.
-pub const fn intx_gsi(slot: u8, pin: u8) -> u32 {
-    16 + (slot as u32 + pin as u32) % 8
-}
 
 /// Writes the tables for `cpus` vcpus and returns the guest-physical address of the RSDP.
 ///
@@ -164,12 +158,12 @@ fn pci_root() -> impl Aml {
     let number = Name::new("_UID".into(), &0u8);
     let bus = AddressSpace::new_bus_number(0u16, 0u16);
     let config = IO::new(0xCF8, 0xCF8, 1, 8);
-    let ports = AddressSpace::new_io(PCI_PORT_WINDOW.start as u16, (PCI_PORT_WINDOW.end - 1) as u16, None);
+    let ports = AddressSpace::new_io(PORT_WINDOW.start as u16, (PORT_WINDOW.end - 1) as u16, None);
     let memory = AddressSpace::new_memory(
         AddressSpaceCacheable::NotCacheable,
         true,
-        PCI_MEMORY_WINDOW.start as u32,
-        (PCI_MEMORY_WINDOW.end - 1) as u32,
+        MEMORY_WINDOW.start as u32,
+        (MEMORY_WINDOW.end - 1) as u32,
         None,
     );
     let resources = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&bus, &config, &ports, &memory]));
@@ -183,14 +177,14 @@ fn pci_root() -> impl Aml {
 
 fn interrupt_routes() -> PackageBuilder {
     let mut routes = PackageBuilder::new();
-    for slot in 0..PCI_SLOTS {
+    for slot in 0..pci::SLOTS {
         for pin in 0..PCI_PINS {
             let mut route = PackageBuilder::new();
             // Any function of the slot; the pin; no link device; the interrupt.
             route.add_element(&((u32::from(slot) << 16) | 0xFFFF));
             route.add_element(&pin);
             route.add_element(&0u8);
-            route.add_element(&intx_gsi(slot, pin));
+            route.add_element(&pci::gsi(slot, pin));
             routes.add_element(&route);
         }
     }
@@ -313,9 +307,6 @@ mod tests {
 
     #[test]
     fn every_slot_and_pin_has_its_route() {
-        assert_eq!(intx_gsi(0, 0), 16);
-        assert_eq!(intx_gsi(3, 2), 21);
-        assert_eq!(intx_gsi(31, 3), 18);
         let (_, block) = build(1);
         let [_, _, dsdt, _] = tables(&block);
         for slot in 0u32..32 {
@@ -325,7 +316,7 @@ mod tests {
                 package.add_element(&((slot << 16) | 0xFFFF));
                 package.add_element(&pin);
                 package.add_element(&0u8);
-                package.add_element(&intx_gsi(slot as u8, pin));
+                package.add_element(&pci::gsi(slot as u8, pin));
                 package.to_aml_bytes(&mut route);
                 assert!(dsdt.windows(route.len()).any(|window| window == route), "slot {slot} pin {pin}");
             }

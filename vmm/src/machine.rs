@@ -36,6 +36,7 @@ use crate::legacy::pm::{self, PowerManagement};
 use crate::legacy::rtc::{self, Rtc};
 use crate::legacy::serial::{self, Serial};
 use crate::memory;
+use crate::pci;
 use crate::reason::reason;
 use crate::signals::Signals;
 use crate::terminal::{Escape, HELP, Input, Key, Output, Raw};
@@ -170,6 +171,19 @@ impl Machine {
     /// They are taken.
     pub fn attach_memory(&mut self, addresses: Range<u64>, device: Arc<dyn BusDevice>) -> Result<(), Error> {
         Ok(self.buses.memory.attach(addresses, device)?)
+    }
+
+    /// Gives the PCI root its configuration ports and the windows of its BARs.
+    ///
+    /// # Errors
+    /// They are taken: there is a root already.
+    pub fn attach_pci(&mut self, root: &Arc<pci::Root>) -> Result<(), Error> {
+        let ports = Arc::new(pci::Ports(root.clone()));
+        let reset = u64::from(pm::RESET);
+        for range in [0xCF8..reset, reset + 1..0xD00, pci::PORT_WINDOW] {
+            self.attach_ports(range, ports.clone())?;
+        }
+        self.attach_memory(pci::MEMORY_WINDOW, Arc::new(pci::Memory(root.clone())))
     }
 
     /// Has `stop` called when the machine has ended for good and no vcpu runs any more, however it ended. In the order given.
@@ -450,3 +464,7 @@ fn join(threads: Vec<JoinHandle<()>>) {
 fn host(act: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Host { act, source }
 }
+
+#[cfg(test)]
+#[path = "machine_test.rs"]
+mod tests;

@@ -26,10 +26,6 @@ use crate::reason::reason;
 pub const LOW_RAM_LIMIT: u64 = 0xC000_0000;
 /// RAM beyond [`LOW_RAM_LIMIT`] goes on here.
 pub const HIGH_RAM_START: u64 = 1 << 32;
-/// The window of 32-bit memory BARs, which the DSDT announces as PCI0's.
-pub const PCI_MEMORY_WINDOW: Range<u64> = 0xC000_0000..0xFEC0_0000;
-/// The window of I/O BARs, likewise.
-pub const PCI_PORT_WINDOW: Range<u64> = 0xC000..0x1_0000;
 /// The hole where a VGA adapter would be.
 pub const VGA_HOLE: Range<u64> = 0xA_0000..0xC_0000;
 
