@@ -27,7 +27,7 @@ fn pattern(len: usize) -> Vec<u8> {
 /// Option `code` of a DHCP message in a frame.
 fn dhcp_option(frame: &[u8], code: u8) -> Option<Vec<u8>> {
     let (_, _, _, datagram) = parse(frame);
-    let mut rest = &datagram[8 + 240..];
+    let mut rest = datagram.get(8 + 240..)?;
     while let [found, len, tail @ ..] = rest {
         if *found == 255 {
             break;
@@ -755,7 +755,7 @@ fn hostile_segments_of_open_connections_never_panic() {
     for round in 0..400u32 {
         let port = 20_000 + (round % 30_000) as u16;
         let mut isn = random.next() as u32;
-        let mut send = |lab: &mut Lab<Model>, seq: u32, ack: u32, flags: u8, window: u16, options: &[u8], data: &[u8]| {
+        let send = |lab: &mut Lab<Model>, seq: u32, ack: u32, flags: u8, window: u16, options: &[u8], data: &[u8]| {
             let mut segment = vec![0; 20];
             segment[..2].copy_from_slice(&port.to_be_bytes());
             segment[2..4].copy_from_slice(&80u16.to_be_bytes());

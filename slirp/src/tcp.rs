@@ -485,7 +485,9 @@ impl Tcp {
         let place = self.flows.next();
         targets.reverse();
         let mut outcome = Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
-        while let (Err(_), Some(target)) = (&outcome, targets.pop()) {
+        while outcome.is_err()
+            && let Some(target) = targets.pop()
+        {
             outcome = env.host.connect(id(place), target);
         }
         if let Err(error) = outcome {

@@ -297,7 +297,6 @@ pub(crate) struct Connection {
 pub(crate) struct DatagramSocket {
     pub inbound: VecDeque<(Vec<u8>, SocketAddr)>,
     pub rejections: VecDeque<Rejection>,
-    pub peer: Option<SocketAddr>,
 }
 
 pub(crate) fn readiness(id: SocketId) -> Readiness {
@@ -426,8 +425,7 @@ impl Host for Model {
         if how == Datagram::Ping && self.ping_forbidden {
             return errno(libc::EACCES);
         }
-        let peer = if let Datagram::Connected(to) = how { Some(to) } else { None };
-        self.datagrams.insert(id, DatagramSocket { peer, ..DatagramSocket::default() });
+        self.datagrams.insert(id, DatagramSocket::default());
         Ok(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 5000))
     }
 
