@@ -14,7 +14,7 @@ use tests::{Host, Vm, image};
 
 /// Where the network arguments of the demo's guest lead: a NIC, the NAT with a port of the host forwarded to it, a dump of both.
 const NETWORK: &str =
-    "-net nic,model=virtio -net user,hostfwd=tcp:127.0.0.1:2280-:80 -net dump,file=/run/lab/demo.pcap,len=128";
+    "-net nic,model=virtio -net user,hostfwd=tcp:127.0.0.1:2280-:80 -net dump,file=/run/lab/demo.pcap,len=512";
 
 /// What is told of the guest's boot.
 const BOOT_LINES: &str = "Linux version|Hypervisor detected|Memory:|smp: Brought up|virtio_net|Run /init";
@@ -64,7 +64,7 @@ fn demo() -> Result<()> {
 
     step("Into the guest, by hostfwd");
     guest.run("echo \"<p>Hello from $(uname -sr) inside the guest</p>\" >/www/index.html; httpd -h /www")?;
-    say("host$ wget -qO- http://127.0.0.1:2280/");
+    say("host$ busybox wget -qO- http://127.0.0.1:2280/");
     say(host.run("busybox wget -qO- http://127.0.0.1:2280/")?.trim());
 
     step("Power off");
@@ -74,7 +74,7 @@ fn demo() -> Result<()> {
 
     let pcap = tests::cache_dir()?.join("demo.pcap");
     fs::write(&pcap, host.get("/run/lab/demo.pcap")?).with_context(|| format!("write {}", pcap.display()))?;
-    step(&format!("Every frame of it (their first 128 bytes): {}", pcap.display()));
+    step(&format!("Every frame of it (their first 512 bytes): {}", pcap.display()));
     say(&format!("$ tshark -r {} | head", quote(&pcap.display().to_string())));
     let frames = Command::new(tshark).arg("-r").arg(&pcap).args(["-c", "10"]).output().context("run tshark")?;
     String::from_utf8_lossy(&frames.stdout).lines().for_each(|line| say(line.get(..116).unwrap_or(line)));
