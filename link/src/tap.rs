@@ -265,8 +265,8 @@ impl Link for Tap {
         Ok(batch.filled() - before)
     }
 
-    /// Up when the interface is: what the kernel asks for before it takes a frame. Its wakeup comes just before the
-    /// flag, so an owner asks again on the next one.
+    /// Up when the interface is, which is when the kernel takes frames. It wakes the owner when the interface comes up,
+    /// and not when it goes down.
     fn state(&self) -> LinkState {
         match self.ask(libc::SIOCGIFFLAGS) {
             Ok(answer) if answer.flags() & libc::IFF_UP == 0 => LinkState::Down,

@@ -166,6 +166,24 @@ fn refused_frames_are_counted_under_their_reason() {
 }
 
 #[test]
+fn the_owner_is_woken_when_the_interface_comes_up() {
+    in_namespace("the_owner_is_woken_when_the_interface_comes_up", || {
+        let Some(mut tap) = open("tap0") else { return };
+        ip("link set tap0 addrgenmode none");
+        let mut poll = mio::Poll::new().unwrap();
+        let mut events = mio::Events::with_capacity(4);
+        tap.register(poll.registry(), mio::Token(0)).unwrap();
+        poll.poll(&mut events, Some(Duration::from_millis(50))).unwrap();
+        poll.poll(&mut events, Some(Duration::from_millis(50))).unwrap();
+        assert!(events.is_empty());
+        ip("link set tap0 up");
+        poll.poll(&mut events, Some(PATIENCE)).unwrap();
+        assert!(!events.is_empty());
+        assert_eq!(tap.state(), LinkState::Up);
+    });
+}
+
+#[test]
 fn a_frame_longer_than_its_slot_is_dropped_whole() {
     in_namespace("a_frame_longer_than_its_slot_is_dropped_whole", || {
         let Some(mut tap) = configured_tap() else { return };
@@ -242,23 +260,27 @@ fn in_namespace(test: &str, body: fn()) {
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env("LINK_IN_NAMESPACE", "1");
-    // SAFETY: the child makes plain system calls only before it becomes the test.
-    unsafe { command.pre_exec(enter_namespace) };
+    // SAFETY: no pointers.
+    let user = unsafe { libc::geteuid() };
+    let as_root = format!("0 {user} 1");
+    let enter = move || {
+        if user == 0 {
+            return unshare(libc::CLONE_NEWNET);
+        }
+        unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
+        fs::write("/proc/self/uid_map", &as_root)
+    };
+    // SAFETY: between fork and exec the child makes system calls only.
+    unsafe { command.pre_exec(enter) };
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     print!("{text}");
 }
 
-fn enter_namespace() -> io::Result<()> {
+fn unshare(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: no pointers.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    let flags = if is_root { libc::CLONE_NEWNET } else { libc::CLONE_NEWUSER | libc::CLONE_NEWNET };
-    // SAFETY: no pointers; the child has one thread.
-    if unsafe { libc::unshare(flags) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if is_root { Ok(()) } else { fs::write("/proc/self/uid_map", "0 4294967294 1").or(Ok(())) }
+    if unsafe { libc::unshare(flags) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn open(name: &str) -> Option<Tap> {

@@ -198,7 +198,10 @@ impl<L: Link> Soft<L> {
             return;
         }
         self.workbench.clear();
-        match self.workbench.work_on(0, &header, bytes.len(), |copy| copy.extend_from_slice(bytes)) {
+        match self.workbench.work_on(0, &header, bytes.len(), |copy| {
+            copy.copy_from_slice(bytes);
+            copy.len()
+        }) {
             Ok(()) => {
                 let pieces = self.workbench.pieces.iter();
                 self.undelivered.extend(pieces.filter_map(|piece| self.workbench.owned(piece)));
@@ -312,8 +315,10 @@ impl<L: Link> Link for Soft<L> {
 /// Frames taken apart, in reusable memory.
 #[derive(Default)]
 struct Workbench {
-    /// Private copies of the frames that need work, end to end.
+    /// Private copies of the frames that need work, end to end in the first `used` bytes: what lies behind them is of
+    /// earlier rounds.
     frames: Vec<u8>,
+    used: usize,
     /// Headers of segments, end to end.
     headers: Vec<u8>,
     pieces: Vec<Piece>,
@@ -344,7 +349,7 @@ enum Progress {
 
 impl Workbench {
     fn clear(&mut self) {
-        self.frames.clear();
+        self.used = 0;
         self.headers.clear();
         self.pieces.clear();
         self.rejected.clear();
@@ -352,7 +357,7 @@ impl Workbench {
     }
 
     fn is_full(&self) -> bool {
-        self.frames.len() >= ROUND_BYTES || self.headers.len() >= ROUND_BYTES
+        self.used >= ROUND_BYTES || self.headers.len() >= ROUND_BYTES
     }
 
     /// Adds a frame, as the pieces in which it may go where `permitted` may be left undone.
@@ -363,37 +368,46 @@ impl Workbench {
             self.pieces.push(Piece { frame: index, body: Body::AsItIs });
             return;
         }
-        if let Err(reason) = self.work_on(index, &frame.header, frame.len(), |copy| frame.append_to(copy)) {
+        if let Err(reason) = self.work_on(index, &frame.header, frame.len(), |copy| frame.copy_to(0, copy)) {
             self.rejected.push((index, reason));
         }
     }
 
-    /// Makes the pieces of a frame that `copy` appends to the private copies.
+    /// Makes the pieces of a frame of `len` bytes, which `copy` fetches.
     fn work_on(
         &mut self,
         index: usize,
         header: &VnetHeader,
         len: usize,
-        copy: impl FnOnce(&mut Vec<u8>),
+        copy: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<(), DropReason> {
         if len > MAX_FRAME_LEN {
             return Err(DropReason::Oversized);
         }
         header.check(len)?;
-        let start = self.frames.len();
-        copy(&mut self.frames);
+        let copied = self.used..self.used + len;
+        if self.frames.len() < copied.end {
+            self.frames.resize(copied.end, 0);
+        }
+        let frame = &mut self.frames[copied.clone()];
+        // Where nothing was copied, an earlier frame would show.
+        if copy(frame) != len {
+            return Err(DropReason::Malformed);
+        }
+        self.used = copied.end;
         match header.checksum {
-            _ if header.gso_type != GsoType::None => return self.cut(index, header, start),
-            Checksum::Partial { start: from, offset } => finish_checksum(&mut self.frames[start..], from, offset)?,
+            _ if header.gso_type != GsoType::None => return self.cut(index, header, copied),
+            Checksum::Partial { start, offset } => finish_checksum(frame, start, offset)?,
             Checksum::Complete | Checksum::Valid => {}
         }
-        let body = Body::Made { headers: 0..0, payload: start..self.frames.len() };
+        let body = Body::Made { headers: 0..0, payload: copied };
         self.pieces.push(Piece { frame: index, body });
         Ok(())
     }
 
-    fn cut(&mut self, index: usize, header: &VnetHeader, start: usize) -> Result<(), DropReason> {
-        let segments = Segments::new(header, &self.frames[start..])?;
+    fn cut(&mut self, index: usize, header: &VnetHeader, copied: Range<usize>) -> Result<(), DropReason> {
+        let start = copied.start;
+        let segments = Segments::new(header, &self.frames[copied])?;
         for segment in 0..segments.count() {
             let headers_at = self.headers.len();
             segments.append_headers(segment, &mut self.headers);
