@@ -126,10 +126,7 @@ impl FromStr for Forward {
         let (guest_address, guest_port) = guest.split_once(':').ok_or_else(expected)?;
         Ok(Self {
             protocol,
-            host: SocketAddrV4::new(
-                optional_address(host_address)?.unwrap_or(Ipv4Addr::UNSPECIFIED),
-                port(host_port)?,
-            ),
+            host: SocketAddrV4::new(optional_address(host_address)?.unwrap_or(Ipv4Addr::UNSPECIFIED), port(host_port)?),
             guest: (optional_address(guest_address)?, port(guest_port)?),
         })
     }
@@ -315,9 +312,7 @@ impl Config {
         if self.gateway == self.dns {
             return Err(options.bad_value("dns", &self.dns.to_string(), &"this is the address of host"));
         }
-        let leased = |address: Ipv4Addr| {
-            (self.dhcp_start..=self.lease(LEASES - 1)).contains(&address)
-        };
+        let leased = |address: Ipv4Addr| (self.dhcp_start..=self.lease(LEASES - 1)).contains(&address);
         let last = self.lease(LEASES - 1);
         if !self.network.is_host(last) || leased(self.gateway) || leased(self.dns) {
             let why = format!("16 addresses from here must be in {} and leave out host and dns", self.network);

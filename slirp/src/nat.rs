@@ -162,9 +162,7 @@ impl<H: Host> Nat<H> {
                 Ready::Tcp(place) => self.tcp.output(&mut self.env, place, &mut self.out),
                 Ready::Udp(place) => self.udp.output(&mut self.env, place, &mut self.out),
                 Ready::Ping(place) => self.pings.output(&mut self.env, place, &mut self.out),
-                Ready::Forward(place) => {
-                    self.forwards.output(&mut self.env, &mut self.udp, place, &mut self.out)
-                }
+                Ready::Forward(place) => self.forwards.output(&mut self.env, &mut self.udp, place, &mut self.out),
             };
             if let Some((header, len)) = made {
                 return Some((header, &self.out[..len]));

@@ -1,1 +1,285 @@
-//! The core with real sockets on 127.0.0.1.
+//! The core with real sockets on 127.0.0.1, reached by the guest through the gateway's address.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use link::Offloads;
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::State;
+
+use crate::config::{Config, Forward};
+use crate::nat::Nat;
+use crate::sockets::Sockets;
+use crate::testing::*;
+
+type RealLab = Lab<Sockets>;
+
+fn lab(config: Config) -> RealLab {
+    Lab::with(config, Sockets::new().unwrap())
+}
+
+impl RealLab {
+    /// Runs in real time until something has come about.
+    fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut ready = Vec::new();
+        while !done(self) {
+            assert!(Instant::now() < deadline, "{what} never comes about");
+            self.nat.host_mut().wait(Some(Duration::from_millis(1)), &mut ready).unwrap();
+            self.now = Instant::now();
+            for readiness in ready.drain(..) {
+                self.nat.ready(self.now, readiness);
+            }
+            self.nat.expire(self.now);
+            self.step();
+        }
+    }
+
+    fn connect(&mut self, port: u16) -> SocketHandle {
+        let handle = self.guest.connect(SocketAddrV4::new(GATEWAY, port));
+        self.until("an answer to the SYN", |lab| lab.guest.tcp(handle).state() != State::SynSent);
+        handle
+    }
+
+    fn sockets(&mut self) -> usize {
+        self.nat.host_mut().len()
+    }
+}
+
+/// A server on 127.0.0.1 that hands each connection to `serve`, in a thread.
+fn server(serve: impl Fn(TcpStream) + Send + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || listener.incoming().flatten().for_each(serve));
+    port
+}
+
+fn echo(mut stream: TcpStream) {
+    let mut buffer = vec![0; 65536];
+    while let Ok(len @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..len]).is_err() {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_server_echoes_everything_and_the_end_of_it() {
+    let port = server(echo);
+    for offloads in [Offloads::NONE, Offloads::ALL] {
+        let mut lab = lab(Config::default());
+        lab.guest = Guest::new(offloads == Offloads::NONE);
+        lab.nat.accept(offloads);
+        let handle = lab.connect(port);
+        let data: Vec<u8> = (0..4_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+        let (mut given, mut got) = (0, Vec::new());
+        lab.until("the echo", |lab| {
+            let socket = lab.guest.tcp(handle);
+            if given < data.len() && socket.can_send() {
+                given += socket.send_slice(&data[given..]).unwrap();
+            } else if given == data.len() {
+                socket.close();
+            }
+            while socket.can_recv() {
+                got.extend(socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap());
+            }
+            !lab.guest.tcp(handle).may_recv()
+        });
+        assert!(got == data);
+        lab.until("the end", |lab| lab.sockets() == 0);
+        assert_eq!(lab.nat.flows().0, 0);
+    }
+}
+
+#[test]
+fn a_closed_port_refuses() {
+    let mut lab = lab(Config::default());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let handle = lab.connect(port);
+    assert_eq!(lab.guest.tcp(handle).state(), State::Closed);
+    assert_eq!((lab.nat.flows().0, lab.sockets()), (0, 0));
+}
+
+#[test]
+fn a_server_that_closes_first_loses_no_byte() {
+    let port = server(|mut stream| drop(stream.write_all(&[9; 300_000])));
+    let mut lab = lab(Config::default());
+    let handle = lab.connect(port);
+    let mut got = 0;
+    lab.until("the end", |lab| {
+        let socket = lab.guest.tcp(handle);
+        while socket.can_recv() {
+            got += socket.recv(|bytes| (bytes.len(), bytes.len())).unwrap();
+        }
+        !socket.may_recv()
+    });
+    assert_eq!(got, 300_000);
+    lab.guest.tcp(handle).close();
+    lab.until("the end", |lab| lab.sockets() == 0);
+}
+
+#[test]
+fn a_servers_reset_resets_the_guest() {
+    let port = server(|stream| {
+        let socket = socket2::SockRef::from(&stream);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let mut lab = lab(Config::default());
+    let handle = lab.connect(port);
+    lab.until("the reset", |lab| lab.guest.tcp(handle).state() == State::Closed);
+    assert_eq!((lab.nat.flows().0, lab.sockets()), (0, 0));
+}
+
+#[test]
+fn a_thousand_connections_leave_no_socket() {
+    let port = server(echo);
+    let mut lab = lab(Config::default());
+    for round in 0..1000 {
+        let handle = lab.connect(port);
+        lab.guest.tcp(handle).send_slice(b"x").unwrap();
+        lab.until("the echo", |lab| lab.guest.tcp(handle).can_recv());
+        match round % 3 {
+            0 => lab.guest.tcp(handle).abort(),
+            _ => lab.guest.tcp(handle).close(),
+        }
+        lab.step();
+        lab.until("the end", |lab| !lab.guest.tcp(handle).is_active());
+        lab.guest.sockets.remove(handle);
+    }
+    lab.until("the end", |lab| lab.sockets() == 0);
+    assert_eq!(lab.nat.flows(), (0, 0));
+}
+
+#[test]
+fn datagrams_are_echoed_and_refusals_are_told() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = SocketAddrV4::new(GATEWAY, socket.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2000];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            socket.send_to(&buffer[..len], from).unwrap();
+        }
+    });
+    let mut lab = lab(Config::default());
+    for payload in [&b""[..], b"hello", &[7; 1472]] {
+        lab.guest.send(datagram(4000, to, payload));
+        lab.until("the echo", |lab| !lab.guest.others.is_empty());
+        let (protocol, from, _, udp) = parse(&lab.guest.others.pop_front().unwrap());
+        assert_eq!((protocol, from, &udp[8..]), (17, GATEWAY, payload));
+    }
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    lab.guest.send(datagram(4000, SocketAddrV4::new(GATEWAY, closed), b"x"));
+    lab.until("the refusal", |lab| !lab.guest.others.is_empty());
+    let (protocol, _, _, message) = parse(&lab.guest.others[0]);
+    assert_eq!((protocol, message[0], message[1]), (1, 3, 3));
+    assert_eq!(lab.sockets(), 1);
+}
+
+#[test]
+fn forwarding_rules_lead_into_the_guest() {
+    // Port 0 is for tests: the grammar does not have it.
+    let mut forwards: Vec<Forward> = ["tcp:127.0.0.1:1-:22", "udp:127.0.0.1:1-:23"].map(|r| r.parse().unwrap()).into();
+    forwards.iter_mut().for_each(|rule| rule.host.set_port(0));
+    let mut lab = lab(Config { forwards, ..Config::default() });
+    let addresses = lab.nat.forward_addresses();
+
+    let handle = lab.guest.listen(22);
+    let mut client = TcpStream::connect(addresses[0]).unwrap();
+    client.write_all(b"hello").unwrap();
+    lab.until("the bytes", |lab| lab.guest.tcp(handle).can_recv());
+    let bytes = lab.guest.tcp(handle).recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap();
+    assert_eq!(bytes, b"hello");
+    assert_eq!(lab.guest.tcp(handle).remote_endpoint().unwrap().addr, GATEWAY.into());
+    lab.guest.tcp(handle).send_slice(b"bye").unwrap();
+    lab.guest.tcp(handle).close();
+    lab.step();
+    let mut answer = String::new();
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "bye");
+    drop(client);
+    lab.until("the end", |lab| lab.nat.flows().0 == 0);
+
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    client.send_to(b"question", addresses[1]).unwrap();
+    lab.until("the datagram", |lab| !lab.guest.others.is_empty());
+    let (_, from, _, udp) = parse(&lab.guest.others.pop_front().unwrap());
+    assert_eq!((from, &udp[8..]), (GATEWAY, &b"question"[..]));
+    let port = u16::from_be_bytes([udp[0], udp[1]]);
+    lab.guest.send(datagram(23, SocketAddrV4::new(from, port), b"answer"));
+    lab.step();
+    let mut buffer = [0; 100];
+    let (len, from) = client.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..len], from), (&b"answer"[..], addresses[1].into()));
+}
+
+#[test]
+fn a_rule_whose_port_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let rule = format!("tcp:127.0.0.1:{}-:22", taken.local_addr().unwrap().port());
+    let config = Config { forwards: vec![rule.parse().unwrap()], ..Config::default() };
+    let Err(error) = Nat::new(config, Sockets::new().unwrap(), 1, Instant::now()) else { panic!("taken twice") };
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("hostfwd={rule}: cannot listen on 127.0.0.1:")), "{text}");
+    assert!(text.contains("in use"), "{text}");
+}
+
+#[test]
+fn questions_follow_the_hosts_resolv_conf() {
+    // Servers listen on port 53 only, so this one's address is all that can be told: it refuses, and so does the relay.
+    let path = std::env::temp_dir().join(format!("slirp-dns-{}", std::process::id()));
+    std::fs::write(&path, "nameserver 127.0.0.99\n").unwrap();
+    let sockets = Sockets::new().unwrap().with_resolv_conf(&path);
+    let mut lab: RealLab = Lab::with(Config::default(), sockets);
+    let question = [b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0", &b"\x01a\0\0\x01\0\x01"[..]].concat();
+    lab.guest.send(datagram(4000, SocketAddrV4::new(DNS, 53), &question));
+    lab.until("SERVFAIL", |lab| !lab.guest.others.is_empty());
+    let (_, from, _, udp) = parse(&lab.guest.others[0]);
+    assert_eq!((from, udp[11] & 15), (DNS, 2));
+    assert_eq!(lab.sockets(), 0);
+    std::fs::remove_file(path).unwrap();
+}
+
+/// The bound on a packet's cost: with thousands of connections open it is what it is with one.
+#[test]
+fn the_cost_of_a_packet_does_not_grow_with_flows() {
+    let best = |others: u16| {
+        let mut lab = Lab::<Model>::new();
+        for port in 0..others {
+            lab.nat.input(
+                lab.now,
+                &link::VnetHeader::WHOLE,
+                &datagram(1024 + port, SocketAddrV4::new(REMOTE, 7), b"x"),
+            );
+            syn(&mut lab, 1024 + port);
+        }
+        lab.settle();
+        let udp = datagram(60000, SocketAddrV4::new(REMOTE, 7), b"x");
+        let measure = |lab: &mut Lab<Model>| {
+            let begin = Instant::now();
+            for _ in 0..2000 {
+                lab.nat.input(lab.now, &link::VnetHeader::WHOLE, &udp);
+                syn(lab, 1024);
+                lab.nat.flush();
+                while lab.nat.output(lab.now).is_some() {}
+            }
+            lab.host().sent.clear();
+            begin.elapsed()
+        };
+        (0..7).map(|_| measure(&mut lab)).min().unwrap()
+    };
+    let (one, many) = (best(1), best(4000));
+    assert!(many < one * 3, "1 flow: {one:?}, 4000 flows: {many:?}");
+}
+
+/// A SYN from this port, to a remote that answers.
+fn syn(lab: &mut Lab<Model>, port: u16) {
+    let mut segment = vec![0; 20];
+    segment[..2].copy_from_slice(&port.to_be_bytes());
+    segment[2..4].copy_from_slice(&80u16.to_be_bytes());
+    (segment[12], segment[13]) = (0x50, 0x02);
+    let header = link::VnetHeader { checksum: link::Checksum::Valid, ..link::VnetHeader::WHOLE };
+    lab.nat.input(lab.now, &header, &packet(Ipv4Addr::new(192, 0, 2, 80), crate::wire::TCP, &segment));
+}

@@ -14,9 +14,7 @@ use std::net::SocketAddrV4;
 use std::num::NonZeroUsize;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{
-    Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken,
-};
+use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
@@ -217,8 +215,7 @@ impl Stack {
 fn interface(shape: Shape, seed: u64, now: Instant) -> Interface {
     let mut config = Config::new(HardwareAddress::Ip);
     config.random_seed = seed;
-    let mut interface =
-        Interface::new(config, &mut Phy { input: None, output: None, emitted: None, shape }, now);
+    let mut interface = Interface::new(config, &mut Phy { input: None, output: None, emitted: None, shape }, now);
     interface.set_any_ip(true);
     interface
 }

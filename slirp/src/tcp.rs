@@ -14,7 +14,8 @@
 //! In `Open`, four facts decide the end: the host has finished (its end was read; FIN follows the bytes), the guest has
 //! finished (its FIN came; the host is told when it has all bytes), the connection was reset by the guest (the host
 //! socket is reset), or by the host (the stack sends a reset). When both have finished and everything was delivered,
-//! the flow goes; TIME-WAIT is not kept, since a guest on a link that loses nothing does not repeat its FIN.
+//! the flow goes. TIME-WAIT is not kept: a FIN that the guest repeats, because its acknowledgement was lost, is answered by
+//! a reset, and harms nobody, for both sides have everything.
 //!
 //! RFC 9293 is smoltcp's business; here are §3.5.2 (resets) and §3.10.7.1 (segments for no connection).
 
@@ -108,7 +109,10 @@ struct Flow {
 
 enum Phase {
     /// The SYN packet, and where else to try (name servers).
-    Connecting { syn: Vec<u8>, others: Vec<SocketAddr> },
+    Connecting {
+        syn: Vec<u8>,
+        others: Vec<SocketAddr>,
+    },
     Open(Box<Stack>),
 }
 

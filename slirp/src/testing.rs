@@ -54,8 +54,7 @@ impl Guest {
     }
 
     fn socket() -> Socket<'static> {
-        let mut socket =
-            Socket::new(SocketBuffer::new(vec![0; 256 << 10]), SocketBuffer::new(vec![0; 256 << 10]));
+        let mut socket = Socket::new(SocketBuffer::new(vec![0; 256 << 10]), SocketBuffer::new(vec![0; 256 << 10]));
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
         socket

@@ -93,7 +93,9 @@ impl Udp {
         let to = match route(&env.config, ip.to) {
             Route::Host(address) => SocketAddrV4::new(address, remote.port()),
             Route::Closed => return Err(DropReason::Unserved),
-            Route::Nowhere if ip.to.is_multicast() || ip.to.is_broadcast() || ip.to == env.config.network.broadcast() => {
+            Route::Nowhere
+                if ip.to.is_multicast() || ip.to.is_broadcast() || ip.to == env.config.network.broadcast() =>
+            {
                 return Err(DropReason::Unserved);
             }
             Route::Nowhere => {
