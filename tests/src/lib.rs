@@ -10,9 +10,11 @@ pub mod image;
 pub mod vm;
 pub mod wire;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
@@ -32,8 +34,14 @@ pub fn cache_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// A program of this workspace, built now in the profile this harness was built in: what is tested is never stale.
+/// A program of this workspace, built in the profile this harness was built in when it is first asked for: what is tested is never
+/// stale, and stays the same for the whole run.
 pub fn built(package: &str, bin: &str) -> Result<PathBuf> {
+    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = built.get(bin) {
+        return Ok(path.clone());
+    }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--quiet", "--package", package, "--bin", bin]).current_dir(workspace());
     if !cfg!(debug_assertions) {
@@ -42,7 +50,9 @@ pub fn built(package: &str, bin: &str) -> Result<PathBuf> {
     let status = cargo.stdin(Stdio::null()).status().context("run cargo")?;
     ensure!(status.success(), "cargo build --package {package} --bin {bin}: {status}");
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-    Ok(target_dir().join(profile).join(bin))
+    let path = target_dir().join(profile).join(bin);
+    built.insert(bin.to_owned(), path.clone());
+    Ok(path)
 }
 
 fn target_dir() -> PathBuf {
