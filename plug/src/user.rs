@@ -158,3 +158,7 @@ impl Link for User {
 fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
+
+#[cfg(test)]
+#[path = "user_test.rs"]
+mod tests;
