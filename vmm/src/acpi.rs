@@ -197,10 +197,10 @@ fn serial_port() -> impl Aml {
     isa_device("COM1", "PNP0501", vec![&ports, &interrupt])
 }
 
-/// Without an interrupt, since the clock has no alarm.
 fn real_time_clock() -> impl Aml {
     let ports = IO::new(rtc::PORT, rtc::PORT, 1, 2);
-    isa_device("RTC0", "PNP0B00", vec![&ports])
+    let interrupt = Interrupt::new(true, true, false, false, rtc::IRQ);
+    isa_device("RTC0", "PNP0B00", vec![&ports, &interrupt])
 }
 
 fn isa_device(name: &str, id: &str, resources: Vec<&dyn Aml>) -> Owned {

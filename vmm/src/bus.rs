@@ -79,10 +79,13 @@ impl Bus {
         }
     }
 
-    /// Resets every device, once per range: resetting twice must do no harm.
+    /// Resets every device, once, in the order of the addresses.
     pub fn reset(&self) {
-        for (_, device) in &self.ranges {
-            device.reset();
+        for (index, (_, device)) in self.ranges.iter().enumerate() {
+            let seen = self.ranges[..index].iter().any(|(_, earlier)| Arc::ptr_eq(earlier, device));
+            if !seen {
+                device.reset();
+            }
         }
     }
 

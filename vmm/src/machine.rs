@@ -99,6 +99,7 @@ pub struct Machine {
     /// Vcpu 0's registers, when the kernel is loaded and has not run yet.
     start: Option<cpu::Start>,
     serial: Arc<Serial>,
+    clock: Arc<Rtc>,
     output: Arc<Output>,
     control: Arc<Control>,
     poll: Poll,
@@ -129,6 +130,13 @@ impl Machine {
             Output::discard()
         });
         let serial = Arc::new(Serial::new(hypervisor.clone(), output.clone(), control.clone()));
+        let high = memory::high_ram(&memory);
+        let clock = Arc::new(Rtc::new(
+            memory::low_ram_end(&memory),
+            high.end - high.start,
+            hypervisor.clone(),
+            control.clone(),
+        ));
         let mut machine = Self {
             config: config.clone(),
             buses: Buses::default(),
@@ -137,6 +145,7 @@ impl Machine {
             payload,
             start: Some(start),
             serial,
+            clock,
             output,
             control,
             poll,
@@ -232,16 +241,17 @@ impl Machine {
             if let Some(request) = self.control.take() {
                 return Ok(request);
             }
-            if let Err(error) = self.poll.poll(&mut events, None)
+            if let Err(error) = self.poll.poll(&mut events, self.clock.sleep())
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 return Err(host("wait for events")(error));
             }
+            self.clock.tick();
             for event in &events {
                 match event.token() {
                     SIGNAL => self.take_signals(console),
                     STDIN => console.take_input(self),
-                    // A request, or the guest has taken what was typed ahead.
+                    // A request, a new alarm, or the guest has taken what was typed ahead.
                     WAKE => console.feed(self),
                     other => log::error!("machine: event for nobody: {other:?}"),
                 }
@@ -304,13 +314,11 @@ impl Machine {
         let control = &self.control;
         let i8042 = Arc::new(I8042::new(control.clone()));
         let power = Arc::new(PowerManagement::new(control.clone()));
-        let high = memory::high_ram(&self.memory);
-        let clock = Rtc::new(memory::low_ram_end(&self.memory), high.end - high.start);
         let ports = &mut self.buses.ports;
         for range in i8042::PORTS {
             ports.attach(range, i8042.clone())?;
         }
-        ports.attach(rtc::PORTS, Arc::new(clock))?;
+        ports.attach(rtc::PORTS, self.clock.clone())?;
         ports.attach(serial::PORTS, self.serial.clone())?;
         ports.attach(pm::PORTS, power.clone())?;
         let reset = u64::from(pm::RESET);

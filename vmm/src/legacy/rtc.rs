@@ -1,26 +1,37 @@
 //! The CMOS real-time clock: a Motorola MC146818 at ports 0x70 (index) and 0x71 (data), with the PC's memory sizes.
 //!
-//! The time is the host's, in UTC, plus what the guest has set it apart. No alarm, no periodic interrupt: registers A to D say
-//! what a kernel checks (never updating, 24 hours, BCD, battery good). Pure but for the caller's clock: time is an argument.
+//! The time is the host's, in UTC, plus what the guest has set it apart. The alarm and the update interrupt work; the
+//! periodic one does not. Registers A to D say what a kernel checks (never updating, 24 hours, BCD, battery good).
+//!
+//! Theory of operation: whoever changes a register leaves in `due` the host second at which an enabled interrupt is next to be
+//! raised, and wakes the event loop, which sleeps until then and calls [`Rtc::tick`]. With no interrupt enabled nobody wakes
+//! up. The registers themselves ([`Cmos`]) are pure: time is an argument.
 //!
 //! Register numbers: MC146818 data sheet; 0x32 is the century that the FADT names; sizes are where PC firmware puts them.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::bus::BusDevice;
+use crate::control::Control;
+use crate::hypervisor::Hypervisor;
 
 /// The index port; the data port follows.
 pub const PORT: u16 = 0x70;
 /// Both ports.
 pub const PORTS: Range<u64> = PORT as u64..PORT as u64 + 2;
+/// ISA interrupt and global system interrupt, edge-triggered.
+pub const IRQ: u32 = 8;
 /// The register that holds the century.
 pub const CENTURY: u8 = 0x32;
 
 const SECONDS: u8 = 0;
+const ALARM_SECONDS: u8 = 1;
 const MINUTES: u8 = 2;
+const ALARM_MINUTES: u8 = 3;
 const HOURS: u8 = 4;
+const ALARM_HOURS: u8 = 5;
 const WEEKDAY: u8 = 6;
 const DAY: u8 = 7;
 const MONTH: u8 = 8;
@@ -34,31 +45,63 @@ const REGISTER_D: u8 = 0xD;
 const TIME_BASE: u8 = 0x26;
 const B_24_HOURS: u8 = 1 << 1;
 const B_BINARY: u8 = 1 << 2;
+/// Interrupt enables in register B, and the flags in register C, which have the same bits.
+const UPDATE: u8 = 1 << 4;
+const ALARM: u8 = 1 << 5;
+const PERIODIC: u8 = 1 << 6;
 const B_SET: u8 = 1 << 7;
+const C_REQUEST: u8 = 1 << 7;
+/// An alarm register with both of these matches anything.
+const ANY: u8 = 0xC0;
+const DAY_SECONDS: i64 = 86_400;
 /// Register D: RAM and time are valid.
 const BATTERY_GOOD: u8 = 0x80;
 const AFTERNOON: u8 = 0x80;
 
 /// The device.
-pub struct Rtc(Mutex<Cmos>);
+pub struct Rtc {
+    cmos: Mutex<Cmos>,
+    hypervisor: Arc<dyn Hypervisor>,
+    control: Arc<Control>,
+}
 
 impl Rtc {
     /// A clock in a machine with RAM up to `low_ram_end` and `high_ram` bytes above 4 GiB.
-    pub fn new(low_ram_end: u64, high_ram: u64) -> Self {
-        Self(Mutex::new(Cmos::new(low_ram_end, high_ram)))
+    pub fn new(low_ram_end: u64, high_ram: u64, hypervisor: Arc<dyn Hypervisor>, control: Arc<Control>) -> Self {
+        Self { cmos: Mutex::new(Cmos::new(low_ram_end, high_ram)), hypervisor, control }
+    }
+
+    /// How long the event loop may sleep before [`Rtc::tick`] has something to do; `None` for ever.
+    pub fn sleep(&self) -> Option<Duration> {
+        let due = u64::try_from(self.lock().due?).unwrap_or(0);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(Duration::from_secs(due).saturating_sub(since))
+    }
+
+    /// Raises the interrupt if it is time.
+    pub fn tick(&self) {
+        if self.lock().tick(host_time())
+            && let Err(error) = self.hypervisor.set_line(IRQ, true).and_then(|()| self.hypervisor.set_line(IRQ, false))
+        {
+            log::error!("rtc: cannot raise interrupt {IRQ}: {error}");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Cmos> {
+        self.cmos.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl BusDevice for Rtc {
     fn read(&self, address: u64, data: &mut [u8]) {
         if address == u64::from(PORT) + 1 {
-            let cmos = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            data[0] = cmos.read(host_time());
+            data[0] = self.lock().read(host_time());
         }
     }
 
     fn write(&self, address: u64, data: &[u8]) {
-        let mut cmos = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cmos = self.lock();
+        let before = cmos.due;
         // A word at the index port is index and data.
         for (byte, address) in data.iter().zip(address..) {
             match address.wrapping_sub(u64::from(PORT)) {
@@ -68,8 +111,15 @@ impl BusDevice for Rtc {
                 _ => {}
             }
         }
+        if cmos.due != before {
+            self.control.wake();
+        }
     }
-    // A reset leaves a battery-backed clock alone.
+
+    /// Interrupts are off after a reset; a battery-backed clock is otherwise left alone.
+    fn reset(&self) {
+        self.lock().reset();
+    }
 }
 
 /// Seconds since 1970.
@@ -87,6 +137,8 @@ struct Cmos {
     offset: i64,
     /// While SET is on, the clock stands still here and the guest changes it.
     held: Option<Fields>,
+    /// The host second at which the next enabled interrupt is raised.
+    due: Option<i64>,
 }
 
 /// A time as it is in the registers, in plain numbers.
@@ -119,10 +171,13 @@ impl Cmos {
         word(0x34, low_ram_end.saturating_sub(16 << 20) >> 16);
         let high = (high_ram >> 16).min(0xff_ffff) as u32;
         memory[0x5b..0x5e].copy_from_slice(&high.to_le_bytes()[..3]);
-        Self { index: 0, memory, offset: 0, held: None }
+        Self { index: 0, memory, offset: 0, held: None, due: None }
     }
 
-    fn read(&self, now: i64) -> u8 {
+    fn read(&mut self, now: i64) -> u8 {
+        if self.index == REGISTER_C {
+            return std::mem::take(&mut self.memory[usize::from(REGISTER_C)]);
+        }
         let fields = || self.fields(now);
         match self.index {
             SECONDS => self.encode(fields().second),
@@ -138,6 +193,54 @@ impl Cmos {
     }
 
     fn write(&mut self, value: u8, now: i64) {
+        self.store(value, now);
+        self.due = self.plan(now);
+    }
+
+    fn reset(&mut self) {
+        self.memory[usize::from(REGISTER_B)] &= !(PERIODIC | ALARM | UPDATE);
+        self.memory[usize::from(REGISTER_C)] = 0;
+        self.due = None;
+    }
+
+    /// Notes an interrupt that is due; whether there is one.
+    fn tick(&mut self, now: i64) -> bool {
+        let Some(due) = self.due.filter(|due| *due <= now) else { return false };
+        let mut flags = UPDATE;
+        if self.alarm_matches(due) {
+            flags |= ALARM;
+        }
+        self.memory[usize::from(REGISTER_C)] |= flags | C_REQUEST;
+        self.due = self.plan(now);
+        true
+    }
+
+    /// The first host second after `now` at which an enabled interrupt is raised.
+    fn plan(&self, now: i64) -> Option<i64> {
+        if self.held.is_some() {
+            return None;
+        }
+        if self.mode(UPDATE) {
+            return Some(now + 1);
+        }
+        if !self.mode(ALARM) {
+            return None;
+        }
+        (now + 1..=now + DAY_SECONDS).find(|second| self.alarm_matches(*second))
+    }
+
+    fn alarm_matches(&self, host_second: i64) -> bool {
+        let second = host_second.saturating_add(self.offset).rem_euclid(DAY_SECONDS);
+        let matches = |index: u8, is: i64, decode: &dyn Fn(u8) -> u8| {
+            let value = self.memory[usize::from(index)];
+            value & ANY == ANY || i64::from(decode(value)) == is
+        };
+        matches(ALARM_SECONDS, second % 60, &|value| self.decode(value))
+            && matches(ALARM_MINUTES, second / 60 % 60, &|value| self.decode(value))
+            && matches(ALARM_HOURS, second / 3600, &|value| self.decode_hour(value))
+    }
+
+    fn store(&mut self, value: u8, now: i64) {
         let mut fields = self.fields(now);
         let number = self.decode(value);
         match self.index {
@@ -335,11 +438,57 @@ mod tests {
         assert_eq!([0x17, 0x18].map(|i| read(&mut cmos, i)), [0xff, 0xff]);
     }
 
+    fn set_alarm(cmos: &mut Cmos, [hour, minute, second]: [u8; 3]) {
+        write(cmos, ALARM_HOURS, hour);
+        write(cmos, ALARM_MINUTES, minute);
+        write(cmos, ALARM_SECONDS, second);
+        write(cmos, REGISTER_B, B_24_HOURS | ALARM);
+    }
+
+    #[test]
+    fn an_alarm_is_raised_once_and_its_flags_are_cleared_by_reading() {
+        let mut cmos = cmos();
+        set_alarm(&mut cmos, [0x13, 0x38, 0x01]);
+        assert_eq!(cmos.due, Some(NOW + 2));
+        assert!(!cmos.tick(NOW + 1));
+        assert!(cmos.tick(NOW + 2));
+        assert!(!cmos.tick(NOW + 2));
+        assert_eq!(read(&mut cmos, REGISTER_C), C_REQUEST | ALARM | UPDATE);
+        assert_eq!(read(&mut cmos, REGISTER_C), 0);
+        assert_eq!(cmos.due, Some(NOW + 2 + DAY_SECONDS));
+    }
+
+    #[test]
+    fn an_alarm_with_wildcards_matches_any_hour() {
+        let mut cmos = cmos();
+        set_alarm(&mut cmos, [0xC0, 0xFF, 0x05]);
+        assert_eq!(cmos.due, Some(NOW + 6));
+    }
+
+    #[test]
+    fn nothing_is_due_without_an_enabled_interrupt() {
+        let mut cmos = cmos();
+        assert_eq!(cmos.due, None);
+        set_alarm(&mut cmos, [0x13, 0x38, 0x01]);
+        cmos.reset();
+        assert_eq!((cmos.due, cmos.tick(NOW + 100)), (None, false));
+        // No such time of day.
+        set_alarm(&mut cmos, [0x13, 0x38, 0x75]);
+        assert_eq!(cmos.due, None);
+    }
+
+    #[test]
+    fn the_update_interrupt_comes_every_second() {
+        let mut cmos = cmos();
+        write(&mut cmos, REGISTER_B, B_24_HOURS | UPDATE);
+        assert!(cmos.tick(NOW + 1) && cmos.tick(NOW + 2));
+    }
+
     #[test]
     fn garbage_never_panics() {
         let mut cmos = cmos();
         let mut state = 1u64;
-        for _ in 0..100_000 {
+        for _ in 0..10_000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             cmos.index = (state >> 33) as u8 & 0x7f;
             cmos.write((state >> 56) as u8, NOW);
