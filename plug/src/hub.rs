@@ -1,4 +1,5 @@
-//! The hub: links joined so that what one delivers goes to all others, as in QEMU's `-net` networks.
+//! The hub: links joined so that what one delivers goes to all others, as in QEMU's `-net` networks, or to those that a
+//! [`Forward`] names: a switch is a hub that knows better.
 //!
 //! One thread, one event loop. It wakes for a link's readiness or deadline, and for messages. Then it takes *turns*: from
 //! each port that may have frames one batch, flooded to every other port, until no port has any. A port that was sent to
@@ -10,7 +11,7 @@
 //! once, and the others go on.
 //!
 //! Every link stands inside [`Soft`], so a frame still to be segmented floods as it is and is cut only for the ports that
-//! need it. The hub learns no addresses; that is the switch's business.
+//! need it. The hub itself learns no addresses; that is the switch's business.
 
 use std::io;
 use std::mem;
@@ -19,8 +20,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use link::{
-    Counters, DropCounts, DropReason, Fragment, FragmentMut, Link, MAX_FRAME_LEN, Offloads, RxBatch, Soft, TxBatch,
-    VnetHeader, pair,
+    Counters, DropCounts, DropReason, ETHERNET_HEADER_LEN, Fragment, FragmentMut, Link, MAX_FRAME_LEN, Offloads,
+    RxBatch, Soft, TxBatch, VnetHeader, pair,
 };
 use mio::{Events, Poll, Registry, Token, Waker};
 
@@ -30,6 +31,36 @@ use crate::OpenError;
 const BATCH_FRAMES: usize = 16;
 /// The token of messages; ports have their numbers.
 const MESSAGE: Token = Token(usize::MAX);
+
+/// Where a frame goes from the port it came in on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// To every other port.
+    Flood,
+    /// To this port, unless the frame came in there.
+    Port(usize),
+    /// Nowhere, and that is no loss: its destination is on the port it came from.
+    Nowhere,
+}
+
+/// What decides where frames go. Called once for each frame, in the hub's thread.
+pub trait Forward: Send {
+    /// A frame with this Ethernet header came in on port `ingress`, the place of its link in [`Hub::start`]'s list.
+    fn forward(&mut self, ingress: usize, header: &[u8; ETHERNET_HEADER_LEN], now: Instant) -> Egress;
+
+    /// A port's link has failed and is closed.
+    fn port_closed(&mut self, _port: usize) {}
+}
+
+/// Everything to everybody: QEMU's hub.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flood;
+
+impl Forward for Flood {
+    fn forward(&mut self, _: usize, _: &[u8; ETHERNET_HEADER_LEN], _: Instant) -> Egress {
+        Egress::Flood
+    }
+}
 
 /// A running hub. Dropping it ends its thread and closes its links.
 pub struct Hub {
@@ -60,11 +91,11 @@ pub fn cable(name: &str) -> Result<Cable, OpenError> {
 }
 
 impl Hub {
-    /// Joins these links, in a thread of its own.
+    /// Joins these links, in a thread of its own; `forward` decides where frames go.
     ///
     /// # Errors
     /// A link cannot be polled, or the process is out of descriptors or threads.
-    pub fn start(links: Vec<Box<dyn Link>>) -> Result<Self, OpenError> {
+    pub fn start(links: Vec<Box<dyn Link>>, forward: impl Forward + 'static) -> Result<Self, OpenError> {
         let fail = |act| move |source| OpenError::Host { act, source };
         let poll = Poll::new().map_err(fail("make the hub's event loop"))?;
         let waker = Waker::new(poll.registry(), MESSAGE).map_err(fail("make the hub's event loop"))?;
@@ -73,7 +104,7 @@ impl Hub {
             ports.push(Port::open(link, poll.registry(), Token(index)).map_err(fail("poll a link of the hub"))?);
         }
         let (sender, messages) = channel();
-        let floor = Floor { poll, messages, ports, memory: Memory::default() };
+        let floor = Floor { poll, messages, ports, forward: Box::new(forward), memory: Memory::default() };
         let thread = std::thread::Builder::new().name("hub".to_owned()).spawn(move || floor.run());
         Ok(Self { messages: sender, waker, thread: Some(thread.map_err(fail("start the hub's thread"))?) })
     }
@@ -115,6 +146,7 @@ struct Floor {
     poll: Poll,
     messages: Receiver<Message>,
     ports: Vec<Port>,
+    forward: Box<dyn Forward>,
     memory: Memory,
 }
 
@@ -139,8 +171,9 @@ impl Floor {
                 }
             }
             for index in 0..self.ports.len() {
-                self.take_turn(index);
+                self.take_turn(index, now);
             }
+            self.bury();
         }
     }
 
@@ -165,24 +198,29 @@ impl Floor {
         true
     }
 
-    /// Floods one batch of a port's frames.
-    fn take_turn(&mut self, index: usize) {
+    /// Forwards one batch of a port's frames.
+    fn take_turn(&mut self, index: usize, now: Instant) {
         let Some(port) = self.ports.get_mut(index).filter(|port| port.may_have_frames) else { return };
         self.memory.receive(port);
         if self.memory.frames.is_empty() {
             port.may_have_frames = false;
             return;
         }
-        let mut batch = mem::take(&mut self.memory.outgoing).recycle();
-        for (buffer, (header, len)) in self.memory.buffers.iter().zip(&self.memory.frames) {
-            batch.push(*header, [Fragment::new(&buffer[..*len])]);
-        }
+        self.memory.decide(index, self.forward.as_mut(), now);
         for (other, port) in self.ports.iter_mut().enumerate() {
             if other != index {
-                port.send(&batch);
+                self.memory.send(other, port);
             }
         }
-        self.memory.outgoing = batch.recycle();
+    }
+
+    /// Tells the forwarding of ports whose link has failed, once.
+    fn bury(&mut self) {
+        for (index, port) in self.ports.iter_mut().enumerate() {
+            if mem::take(&mut port.just_closed) {
+                self.forward.port_closed(index);
+            }
+        }
     }
 }
 
@@ -190,6 +228,8 @@ impl Floor {
 struct Memory {
     buffers: Vec<Box<[u8]>>,
     frames: Vec<(VnetHeader, usize)>,
+    /// Where each of `frames` goes.
+    decisions: Vec<Egress>,
     incoming: RxBatch<'static>,
     outgoing: TxBatch<'static>,
 }
@@ -199,6 +239,7 @@ impl Default for Memory {
         Self {
             buffers: (0..BATCH_FRAMES).map(|_| vec![0; MAX_FRAME_LEN].into()).collect(),
             frames: Vec::new(),
+            decisions: Vec::new(),
             incoming: RxBatch::new(),
             outgoing: TxBatch::new(),
         }
@@ -216,6 +257,32 @@ impl Memory {
         self.frames.extend(batch.frames());
         self.incoming = batch.recycle();
     }
+
+    fn decide(&mut self, ingress: usize, forward: &mut dyn Forward, now: Instant) {
+        self.decisions.clear();
+        self.decisions.extend(self.buffers.iter().zip(&self.frames).map(|(buffer, (_, len))| {
+            match buffer[..*len].first_chunk() {
+                Some(header) => forward.forward(ingress, header, now),
+                // A runt names nobody; the links count it.
+                None => Egress::Flood,
+            }
+        }));
+    }
+
+    /// Sends what is meant for a port.
+    fn send(&mut self, index: usize, port: &mut Port) {
+        let mut batch = mem::take(&mut self.outgoing).recycle();
+        let decided = self.buffers.iter().zip(&self.frames).zip(&self.decisions);
+        for ((buffer, (header, len)), egress) in decided {
+            if matches!(egress, Egress::Flood) || *egress == Egress::Port(index) {
+                batch.push(*header, [Fragment::new(&buffer[..*len])]);
+            }
+        }
+        if !batch.is_empty() {
+            port.send(&batch);
+        }
+        self.outgoing = batch.recycle();
+    }
 }
 
 /// A link of the hub's.
@@ -223,6 +290,8 @@ struct Port {
     name: String,
     /// `None` after an error.
     link: Option<Soft<Box<dyn Link>>>,
+    /// It failed, and the forwarding has not been told.
+    just_closed: bool,
     may_have_frames: bool,
     drops: DropCounts,
 }
@@ -232,7 +301,13 @@ impl Port {
         let mut link = Soft::new(link);
         link.register(registry, token)?;
         link.accept(Offloads::ALL)?;
-        Ok(Self { name: link.name().to_owned(), link: Some(link), may_have_frames: true, drops: DropCounts::default() })
+        Ok(Self {
+            name: link.name().to_owned(),
+            link: Some(link),
+            just_closed: false,
+            may_have_frames: true,
+            drops: DropCounts::default(),
+        })
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -268,6 +343,7 @@ impl Port {
             Err(error) => {
                 log::error!("hub: {}: {error}: the port is closed", self.name);
                 self.link = None;
+                self.just_closed = true;
                 self.may_have_frames = false;
                 None
             }

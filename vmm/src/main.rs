@@ -30,7 +30,7 @@ fn main() -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(error) => {
-                eprintln!("vmm: {error:#}");
+                eprintln!("vmm: {error}");
                 ExitCode::FAILURE
             }
         },
