@@ -2,9 +2,9 @@
 //!
 //! # Theory of operation
 //! One thread per card, one event loop. It wakes for a doorbell (the guest has frames, or has given buffers), for the link
-//! (readiness, or its deadline), and for control messages from vcpus and the monitor. Then it takes one *turn*: move frames
-//! both ways, a bounded number, and interrupt the guest once. If more is to do it looks for messages without waiting and
-//! takes another turn; otherwise it sleeps. Idle means no wakeups.
+//! (readiness, or its deadline), and for control messages from vcpus and the monitor. Then it takes one *turn*: it moves
+//! frames both ways, a bounded number, and interrupts the guest once a batch. If more is to do it looks for messages without
+//! waiting and takes another turn; otherwise it sleeps. Idle means no wakeups.
 //!
 //! Backpressure is decided here, and it is always *wait*: when the link is full, frames stay with the guest's rings until
 //! the link is ready; when the guest has no buffers, frames stay in the link until the receive doorbell. A frame is dropped
@@ -60,7 +60,7 @@ pub struct NicCounters {
     pub nic: Counters,
     /// The link's own.
     pub link: Counters,
-    /// How often the pump has been woken.
+    /// Turns that the pump has taken: one for each time it was woken, and more while it was busy.
     pub wakeups: u64,
 }
 
@@ -344,10 +344,16 @@ impl Pump {
         self.show_carrier();
     }
 
-    /// Moves a bounded number of frames both ways and interrupts the guest for them.
+    /// Moves a bounded number of frames both ways and interrupts the guest for each batch.
     fn turn(&mut self) {
-        self.receive();
+        if self.receive() > 0 {
+            self.interrupt();
+        }
         self.transmit();
+        self.interrupt();
+    }
+
+    fn interrupt(&mut self) {
         if let Some(queues) = &mut self.queues {
             queues.interrupt();
         }
@@ -364,6 +370,7 @@ impl Pump {
             let progress = self.receive() > 0;
             // A link that was full only because nobody took its answers may have room again.
             self.link_full = taken < offered && !progress;
+            self.interrupt();
         }
     }
 

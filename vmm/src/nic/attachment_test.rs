@@ -269,6 +269,8 @@ fn while_the_cable_is_out_both_directions_are_discarded_and_counted() {
     let mut net = Net::new(&machine, ALL);
     let buffers = net.give(4, 2000);
     handle.set_link(LinkState::Down);
+    // Messages are answered in order: the cable is out now.
+    assert!(handle.counters().is_some());
     net.send(VnetHeader::WHOLE, &frame(100));
     net.transmit.wait_used();
     for i in 0..10 {

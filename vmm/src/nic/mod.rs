@@ -103,7 +103,7 @@ pub trait NicQueues: Send {
     /// buffers already.
     fn rearm_receive(&mut self) -> bool;
 
-    /// The end of a turn: interrupts the guest for everything that was given back to it, if it wants to know.
+    /// The end of a batch: interrupts the guest for everything that was given back to it, if it wants to know.
     fn interrupt(&mut self);
 }
 

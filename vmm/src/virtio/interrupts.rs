@@ -5,6 +5,7 @@
 //! (§4.1.4.5). Invariant: the pin is asserted exactly if the ISR status is not 0, MSI-X is off and the command register
 //! does not disable it; all three change under one lock.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -26,6 +27,7 @@ pub struct Interrupts {
     queue_vectors: Box<[AtomicU16]>,
     generation: AtomicU8,
     needs_reset: AtomicBool,
+    complained: AtomicBool,
     driver_ok: AtomicBool,
     bus_master: AtomicBool,
 }
@@ -48,6 +50,7 @@ impl Interrupts {
             queue_vectors: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
             generation: AtomicU8::new(0),
             needs_reset: AtomicBool::new(false),
+            complained: AtomicBool::new(false),
             driver_ok: AtomicBool::new(false),
             bus_master: AtomicBool::new(false),
         })
@@ -72,8 +75,11 @@ impl Interrupts {
         self.raise_config();
     }
 
-    /// Sets DEVICE_NEEDS_RESET and tells the driver (§2.1.2).
-    pub fn need_reset(&self) {
+    /// Sets DEVICE_NEEDS_RESET and tells the driver (§2.1.2). The log hears of it once in the device's life: a driver
+    /// could go on doing it.
+    pub fn need_reset(&self, reason: &dyn fmt::Display) {
+        let level = if self.complained.swap(true, Ordering::Relaxed) { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, "{}: {reason}: the device needs a reset", self.name);
         if !self.needs_reset.swap(true, Ordering::AcqRel) {
             self.raise_config();
         }

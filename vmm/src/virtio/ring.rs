@@ -309,8 +309,7 @@ impl Ring {
     fn fail(&mut self, error: RingError) {
         if !self.broken {
             self.broken = true;
-            log::warn!("{}: queue {}: {error}: needs a reset", self.interrupts.name(), self.index);
-            self.interrupts.need_reset();
+            self.interrupts.need_reset(&format_args!("queue {}: {error}", self.index));
         }
     }
 }
@@ -318,7 +317,7 @@ impl Ring {
 /// Collects a chain's buffers and returns their length in bytes, or nothing if the chain is bad.
 fn collect(
     memory: &GuestMemoryMmap,
-    descriptors: &mut dyn Iterator<Item = virtio_queue::desc::split::Descriptor>,
+    descriptors: &mut impl Iterator<Item = virtio_queue::desc::split::Descriptor>,
     limit: u16,
     direction: Direction,
     segments: &mut Vec<Segment>,

@@ -165,8 +165,7 @@ impl VirtioPci {
         if new & STATUS_DRIVER_OK != 0 && state.status & ready == ready {
             self.interrupts.set_driver_ok(true);
             if let Err(error) = state.activate(&self.interrupts) {
-                log::warn!("{}: {error}: needs a reset", self.name);
-                self.interrupts.need_reset();
+                self.interrupts.need_reset(&error);
             }
         }
     }
