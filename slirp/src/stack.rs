@@ -2,7 +2,7 @@
 //! does not grow with the number of connections.
 //!
 //! smoltcp sees IP packets. It neither fills in nor verifies TCP checksums: `tcp` verifies what comes in and leaves
-//! partial, or fills in, what goes out. With segmentation it emits up to 64 KiB at once and says how to cut them.
+//! partial, or fills in, what goes out. With segmentation it emits nearly 64 KiB at once and says how to cut them.
 //!
 //! Settings, and why (smoltcp 0.14): no delayed ACK and no Nagle, because both hold up a lone segment of 64 KiB or the
 //! tail of a transfer by 10 ms or a round trip; any-IP, because the far ends of a NAT have every address.
@@ -28,6 +28,9 @@ pub(crate) const RING: usize = 1 << 20;
 /// The longest IPv4 packet, which is what one emission is bounded by.
 const MAX_PACKET: usize = 65535;
 
+/// Bytes of the IPv4 and TCP headers that smoltcp emits behind the handshake.
+const HEADERS: usize = 40;
+
 /// What a connection's packets look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -45,8 +48,14 @@ impl Shape {
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = self.mtu.into();
         capabilities.checksum = checksum;
-        capabilities.segmentation.tcpv4 = NonZeroUsize::new(MAX_PACKET).filter(|_| self.segmentation);
+        capabilities.segmentation.tcpv4 = NonZeroUsize::new(self.longest()).filter(|_| self.segmentation);
         capabilities
+    }
+
+    /// The longest packet to be segmented: as many full segments as fit, so that none is cut off a tail of a few bytes.
+    fn longest(self) -> usize {
+        let segment = usize::from(self.mtu) - HEADERS;
+        HEADERS + (MAX_PACKET - HEADERS) / segment * segment
     }
 }
 
