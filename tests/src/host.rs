@@ -239,12 +239,16 @@ impl Host {
         Ok(output.stdout)
     }
 
-    /// The path on the host of a program of this machine, copied there once so that a rebuild does not change it under a test.
+    /// The path on the host of a program of this machine, copied there once: a rebuild does not change it under a test, and it may
+    /// come from where the host has a directory of its own.
     pub fn install(&self, program: &Path) -> Result<String> {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         let path = format!("/run/lab/bin/{name}");
-        let source = quote(&program.display().to_string());
-        self.run(format!("[ -x {path} ] || {{ mkdir -p /run/lab/bin; cp {source} {path}; }}"))?;
+        if !self.try_run(format!("test -x {path}"))?.status.success() {
+            self.run("mkdir -p /run/lab/bin")?;
+            self.put(&path, &fs::read(program).with_context(|| format!("read {}", program.display()))?)?;
+            self.run(format!("chmod 755 {path}"))?;
+        }
         Ok(path)
     }
 
