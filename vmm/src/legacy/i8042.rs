@@ -12,7 +12,7 @@ use vm_superio::{I8042Device, Trigger};
 use crate::bus::BusDevice;
 use crate::control::{Control, Request};
 
-/// Data port and command port, with the three between that vm-superio's offsets span; 0x61 is KVM's and never gets here.
+/// The data port and the command port. What lies between them is not the controller's; 0x61 is KVM's.
 pub const PORTS: [Range<u64>; 2] = [0x60..0x61, 0x64..0x65];
 const BASE: u64 = 0x60;
 
