@@ -73,10 +73,12 @@ fn gateway_answers_echo_of_any_size() {
 
 #[test]
 fn dhcp_hands_out_what_qemu_does() {
-    let mut config = Config::default();
-    config.hostname = Some("guest".parse().unwrap());
-    config.domain = Some("lab.example".parse().unwrap());
-    config.search = vec!["a.example".parse().unwrap()];
+    let config = Config {
+        hostname: Some("guest".parse().unwrap()),
+        domain: Some("lab.example".parse().unwrap()),
+        search: vec!["a.example".parse().unwrap()],
+        ..Config::default()
+    };
     let mut lab = Lab::with(config, Model::default());
     let offer = lab.exchange(dhcp(1, GUEST_MAC, Ipv4Addr::UNSPECIFIED, &[])).remove(0);
     assert_eq!(dhcp_option(&offer, 53).unwrap(), [2]);
@@ -713,10 +715,10 @@ fn a_hundred_thousand_hostile_frames_cost_drops_and_nothing_else() {
             let at = random.next() as usize % frame.len();
             frame[at] = random.next() as u8;
         }
-        if random.next() % 4 == 0 {
+        if random.next().is_multiple_of(4) {
             frame.truncate(random.next() as usize % (frame.len() + 1));
         }
-        if random.next() % 2 == 0 && frame.len() >= 34 {
+        if random.next().is_multiple_of(2) && frame.len() >= 34 {
             frame[24..26].fill(0);
             let checksum = !wire::fold(wire::sum(&frame[14..34]));
             frame[24..26].copy_from_slice(&checksum.to_be_bytes());
@@ -800,7 +802,7 @@ fn hostile_segments_of_open_connections_never_panic() {
             let window = [0, 1, 0xffff, random.next() as u16][random.next() as usize % 4];
             let data = vec![1; random.next() as usize % 3000];
             let sack = [5, 10, 0, 0, 0, 1, 0, 0, 0, 9, 1, 1];
-            send(&mut lab, seq, ack, flags, window, if random.next() % 5 == 0 { &sack } else { &[] }, &data);
+            send(&mut lab, seq, ack, flags, window, if random.next().is_multiple_of(5) { &sack } else { &[] }, &data);
             for id in lab.host().open_ids() {
                 let connection = lab.host().connections.get_mut(&id).unwrap();
                 match random.next() % 50 {

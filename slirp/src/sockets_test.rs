@@ -72,7 +72,7 @@ fn a_server_echoes_everything_and_the_end_of_it() {
         lab.guest = Guest::new(offloads == Offloads::NONE);
         lab.nat.accept(offloads);
         let handle = lab.connect(port);
-        let data: Vec<u8> = (0..4_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..4_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
         let (mut given, mut got) = (0, Vec::new());
         lab.until("the echo", |lab| {
             let socket = lab.guest.tcp(handle);
