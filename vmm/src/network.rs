@@ -20,11 +20,11 @@ pub enum Error {
         /// The card's name.
         name: String,
         /// Why.
-        source: OpenError,
+        source: Box<OpenError>,
     },
     /// A backend on the hub, or the hub itself.
     #[error("hub: {0}")]
-    Hub(OpenError),
+    Hub(#[source] Box<OpenError>),
     /// A capture.
     #[error(transparent)]
     Dump(#[from] link::PcapError),
@@ -56,11 +56,10 @@ impl Network {
         for nic in plan.nics {
             let link = match &nic.attachment {
                 Attachment::Nothing => Box::<Null>::default(),
-                Attachment::Backend(locator) => {
-                    plug::open(locator).map_err(|source| Error::Backend { name: nic.name.clone(), source })?
-                }
+                Attachment::Backend(locator) => plug::open(locator)
+                    .map_err(|source| Error::Backend { name: nic.name.clone(), source: Box::new(source) })?,
                 Attachment::Hub => {
-                    let (card_end, hub_end) = plug::cable(&nic.name).map_err(Error::Hub)?;
+                    let (card_end, hub_end) = plug::cable(&nic.name).map_err(hub_error)?;
                     hub_ports.push(hub_end);
                     card_end
                 }
@@ -69,13 +68,13 @@ impl Network {
             nics.push((card(nic), link));
         }
         for locator in &plan.hub {
-            hub_ports.push(plug::open(locator).map_err(Error::Hub)?);
+            hub_ports.push(plug::open(locator).map_err(hub_error)?);
         }
         // A capture of the hub is one more port of it, which hears everything.
         for dump in &plan.hub_dumps {
             hub_ports.push(with_dumps(Box::<Null>::default(), std::slice::from_ref(dump))?);
         }
-        let hub = if hub_ports.is_empty() { None } else { Some(Hub::start(hub_ports, Flood).map_err(Error::Hub)?) };
+        let hub = if hub_ports.is_empty() { None } else { Some(Hub::start(hub_ports, Flood).map_err(hub_error)?) };
         Ok(Self { nics, hub })
     }
 
@@ -100,6 +99,10 @@ impl Cards {
         }
         drop(self.hub);
     }
+}
+
+fn hub_error(source: OpenError) -> Error {
+    Error::Hub(Box::new(source))
 }
 
 fn card(nic: NicPlan) -> NicConfig {
