@@ -388,6 +388,23 @@ fn an_idle_connection_wakes_nobody() {
 }
 
 #[test]
+fn an_idle_connection_gives_its_memory_back_and_goes_on() {
+    let mut lab = Lab::new();
+    let handle = connect(&mut lab, REMOTE, 80);
+    for round in 1..4 {
+        let data = pattern(700_000 + round);
+        lab.host().connection().sent.clear();
+        let (at_host, at_guest) = transfer(&mut lab, handle, &data);
+        assert!(at_host == data && at_guest == data);
+        assert!(lab.nat.deadline().is_some(), "memory is to be given back");
+        for _ in 0..5 {
+            lab.pass(SECOND);
+        }
+        assert_eq!(lab.nat.deadline(), None);
+    }
+}
+
+#[test]
 fn a_segment_for_no_connection_is_reset_and_a_reset_is_not() {
     let mut lab = Lab::new();
     let mut segment = vec![0; 20];

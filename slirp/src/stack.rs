@@ -25,6 +25,9 @@ use crate::memory::Mapping;
 /// cannot overrun the queue of 1000 packets that a TAP has.
 pub(crate) const RING: usize = 1 << 20;
 
+/// Bytes of the rings that an idle connection may keep.
+const BULKY: usize = 64 << 10;
+
 /// The longest IPv4 packet, which is what one emission is bounded by.
 const MAX_PACKET: usize = 65535;
 
@@ -74,8 +77,8 @@ pub(crate) struct Stack {
     shape: Shape,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
-    /// Whether much memory has been touched since the last release.
-    busy: bool,
+    /// Bytes moved since the rings' memory was last given back: a bound on what has been touched.
+    moved: usize,
     // Behind the socket that uses them: fields are dropped in this order.
     rings: [Mapping; 2],
 }
@@ -93,14 +96,11 @@ impl Stack {
         socket.set_nagle_enabled(false);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Ok(Self { interface: interface(shape, seed, now), shape, sockets, handle, busy: false, rings })
+        Ok(Self { interface: interface(shape, seed, now), shape, sockets, handle, moved: 0, rings })
     }
 
-    /// Makes an idle stack ready for another connection: new seed, no memory beyond a few pages.
+    /// Makes an idle stack ready for another connection.
     pub(crate) fn renew(&mut self, shape: Shape, seed: u64, now: Instant) {
-        if std::mem::take(&mut self.busy) {
-            self.rings.iter().for_each(Mapping::release);
-        }
         self.shape = shape;
         self.interface = interface(shape, seed, now);
     }
@@ -175,6 +175,9 @@ impl Stack {
             Ok(len) => (len.min(bytes.len()), Ok(len)),
             Err(error) => (0, Err(error)),
         });
+        if let Ok(Ok(len)) = taken {
+            self.moved += len;
+        }
         taken.ok()
     }
 
@@ -192,14 +195,25 @@ impl Stack {
             }
         });
         if let Ok(Ok(len)) = filled {
-            self.busy |= len > RING / 16;
+            self.moved += len;
         }
         filled.ok()
     }
 
-    /// Notes that much came from the guest.
-    pub(crate) fn note_bulk(&mut self) {
-        self.busy = true;
+    /// Whether the rings hold more memory than an idle connection should.
+    pub(crate) fn is_bulky(&self) -> bool {
+        self.moved > BULKY
+    }
+
+    /// Gives back the memory of the ring towards the guest, which must be empty; and that of the other one, if the
+    /// caller knows that it is empty and has no hole: what came out of order lies outside of [`Stack::received`].
+    pub(crate) fn release(&mut self, all: bool) {
+        let [rx, tx] = &self.rings;
+        tx.release();
+        if all {
+            rx.release();
+        }
+        self.moved = 0;
     }
 
     /// Sends FIN behind the bytes in the ring.

@@ -17,6 +17,9 @@
 //! the flow goes. TIME-WAIT is not kept: a FIN that the guest repeats, because its acknowledgement was lost, is answered by
 //! a reset, and harms nobody, for both sides have everything.
 //!
+//! A connection that is idle for two seconds gives the memory of its rings back; where the guest's bytes have a hole, what
+//! lies behind it is kept.
+//!
 //! RFC 9293 is smoltcp's business; here are §3.5.2 (resets) and §3.10.7.1 (segments for no connection).
 
 use std::collections::HashMap;
@@ -45,6 +48,9 @@ const SPARE_STACKS: usize = 16;
 
 /// A guest that owes an acknowledgement for so long is gone.
 const STALL: Duration = Duration::from_secs(120);
+
+/// How long an idle connection keeps the memory that its bytes went through.
+const KEEP: Duration = Duration::from_secs(2);
 
 /// How long a forwarded connection waits for a guest to show itself.
 const RESOLVE: Duration = Duration::from_secs(30);
@@ -105,6 +111,10 @@ struct Flow {
     armed: Option<Instant>,
     /// When the guest was last heard; for a forwarded connection, at first, when it began.
     heard: Instant,
+    /// The sequence number behind all that the guest has sent, in order or not.
+    sent_to: u32,
+    /// The sequence number that was last acknowledged to it.
+    acknowledged_to: u32,
 }
 
 enum Phase {
@@ -133,6 +143,8 @@ impl Flow {
             dirty: false,
             armed: None,
             heard,
+            sent_to: 0,
+            acknowledged_to: 0,
         }
     }
 
@@ -203,6 +215,27 @@ impl Flow {
         }
     }
 
+    /// Remembers how far the guest has sent.
+    fn note_sent(&mut self, segment: &Segment) {
+        let end = segment.sequence.wrapping_add(segment.len());
+        // A SYN begins the count; a distance of more than half the numbers is one backwards (RFC 9293 §3.4).
+        if segment.has(SYN) || end.wrapping_sub(self.sent_to) < 1 << 31 {
+            self.sent_to = end;
+        }
+    }
+
+    /// Remembers how far an emitted packet acknowledges.
+    fn note_acknowledged(&mut self, packet: &[u8]) {
+        let number = |at| u32::from(wire::be16(packet, at));
+        self.acknowledged_to = number(IPV4 + 8) << 16 | number(IPV4 + 10);
+    }
+
+    /// Whether memory is held that no byte needs.
+    fn is_idle_and_bulky(&self) -> bool {
+        let Phase::Open(stack) = &self.phase else { return false };
+        stack.is_bulky() && stack.received() == 0 && !self.awaits_guest()
+    }
+
     /// Whether the guest owes something.
     fn awaits_guest(&self) -> bool {
         let Phase::Open(stack) = &self.phase else { return false };
@@ -256,6 +289,11 @@ impl Segment {
     fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
+
+    /// The sequence numbers it takes up. A payload is no longer than an IPv4 packet.
+    fn len(&self) -> u32 {
+        self.payload_len as u32 + u32::from(self.has(SYN)) + u32::from(self.has(FIN))
+    }
 }
 
 impl Tcp {
@@ -289,6 +327,7 @@ impl Tcp {
         };
         let Some(flow) = self.flows.get_mut(place) else { return Ok(()) };
         flow.heard = env.now;
+        flow.note_sent(&segment);
         if let Phase::Connecting { syn, .. } = &mut flow.phase {
             if segment.has(RST) {
                 self.remove(env, place, Ending::Closed);
@@ -337,6 +376,7 @@ impl Tcp {
             self.settle(env, place);
             return None;
         };
+        flow.note_acknowledged(&out[ETHERNET..]);
         env.list(Ready::Tcp(place), &mut flow.listed);
         wire::put_ethernet(out, mac, env.mac_for(*flow.key.remote.ip()), ETHERTYPE_IPV4);
         let header = finish(&mut out[..ETHERNET + emitted.len], emitted, env.offloads.checksum);
@@ -378,6 +418,12 @@ impl Tcp {
         if unknown {
             env.neighbours.forget(Ready::Tcp(place));
             flow.listed = false;
+        }
+        if silence >= KEEP && flow.is_idle_and_bulky() {
+            let whole = flow.sent_to == flow.acknowledged_to;
+            if let Phase::Open(stack) = &mut flow.phase {
+                stack.release(whole);
+            }
         }
         env.list(Ready::Tcp(place), &mut flow.listed);
     }
@@ -498,7 +544,9 @@ impl Tcp {
             return refuse(env, key, ip, segment, &error);
         }
         let phase = Phase::Connecting { syn: ip.bytes.to_vec(), others: targets };
-        let inserted = self.flows.insert(Flow::new(key, phase, env.now));
+        let mut flow = Flow::new(key, phase, env.now);
+        flow.note_sent(segment);
+        let inserted = self.flows.insert(flow);
         debug_assert_eq!(inserted, place);
         self.by_key.insert(key, place);
         Ok(())
@@ -548,10 +596,7 @@ impl Tcp {
         flow.guest_done |=
             matches!(stack.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
         if stack.received() > RING / 2 {
-            stack.note_bulk();
             flow.push(&mut env.host, id(place));
-        } else if stack.received() > RING / 16 {
-            stack.note_bulk();
         }
         if !flow.dirty {
             flow.dirty = true;
@@ -559,6 +604,7 @@ impl Tcp {
         }
         if let (Some(emitted), Some(mac)) = (answer, env.neighbours.get(ip.from)) {
             let packet = &self.reply[..emitted.len];
+            flow.note_acknowledged(packet);
             let from = env.mac_for(ip.to);
             env.queue_frame(ETHERNET + emitted.len, |frame| {
                 wire::put_ethernet(frame, mac, from, ETHERTYPE_IPV4);
@@ -583,7 +629,7 @@ impl Tcp {
         if flow.listed {
             return;
         }
-        let awaits = flow.awaits_guest();
+        let (awaits, bulky) = (flow.awaits_guest(), flow.is_idle_and_bulky());
         let Phase::Open(stack) = &mut flow.phase else { return };
         // Nothing was to be emitted now, whatever smoltcp says: a deadline that has passed must not spin.
         let soonest = env.now + Duration::from_millis(10);
@@ -591,6 +637,10 @@ impl Tcp {
         if awaits {
             let stall = (flow.heard + STALL).max(soonest);
             next = Some(next.map_or(stall, |next| next.min(stall)));
+        }
+        if bulky {
+            let keep = (flow.heard + KEEP).max(soonest);
+            next = Some(next.map_or(keep, |next| next.min(keep)));
         }
         if let Some(at) = next {
             env.timers.arm(Timer::Tcp(place), &mut flow.armed, at);
@@ -618,9 +668,12 @@ impl Tcp {
         if flow.listed && env.neighbours.get(*flow.key.guest.ip()).is_none() {
             env.neighbours.forget(Ready::Tcp(place));
         }
-        if let Phase::Open(stack) = flow.phase
+        if let Phase::Open(mut stack) = flow.phase
             && self.spare.len() < SPARE_STACKS
         {
+            if stack.is_bulky() {
+                stack.release(true);
+            }
             self.spare.push(stack);
         }
     }
@@ -721,8 +774,7 @@ fn reset<H: Host>(env: &mut Env<H>, key: Key, segment: &Segment) {
     let (sequence, acknowledgement, flags) = if segment.has(ACK) {
         (segment.acknowledgement, 0, RST)
     } else {
-        let len = segment.payload_len as u32 + u32::from(segment.has(SYN)) + u32::from(segment.has(FIN));
-        (0, segment.sequence.wrapping_add(len), RST | ACK)
+        (0, segment.sequence.wrapping_add(segment.len()), RST | ACK)
     };
     let (from, to) = (*key.remote.ip(), *key.guest.ip());
     env.queue_packet(mac, Ipv4Header::whole(from, to, wire::TCP, HEADER), |header| {
