@@ -1,7 +1,7 @@
 //! The two initial file systems: the outer host's, which only finds the machine's own root, and the guest's, which is all it has.
 //!
 //! Both are uncompressed newc archives (Linux `Documentation/driver-api/early-userspace/buffer-format.rst`) written without root.
-//! Programs come from the machine (`busybox-static`, `iperf3` with the libraries `ldd` names), modules from the kernel package.
+//! Programs come from the machine (`busybox-static`, and others with the libraries `ldd` names), modules from the kernel package.
 //! Neighbours: `debian.rs`, and `lab/` for the scripts that run inside.
 
 use std::fs;
@@ -25,6 +25,9 @@ const GUEST_MODULES: &[(&str, &[&str])] = &[
     ("8139cp", &["8139cp"]),
     ("8139too", &["8139too"]),
 ];
+
+/// What a guest has beside busybox, each from the package of its name.
+const GUEST_PROGRAMS: &[&str] = &["iperf3", "socat"];
 
 /// The initrd of the outer host.
 pub fn outer_initrd(kernel: &Kernel) -> Result<PathBuf> {
@@ -51,11 +54,13 @@ pub fn guest_initrd(kernel: &Kernel) -> Result<PathBuf> {
     archive.file("etc/passwd", 0o644, b"root::0:0:root:/root:/bin/sh\n");
     archive.file("etc/hosts", 0o644, b"127.0.0.1 localhost\n");
     archive.copy("bin/busybox", &program("busybox", "busybox-static")?)?;
-    let iperf3 = program("iperf3", "iperf3")?;
-    for library in libraries(&iperf3)? {
-        archive.copy(library.to_string_lossy().trim_start_matches('/'), &library)?;
+    for name in GUEST_PROGRAMS {
+        let path = program(name, name)?;
+        for library in libraries(&path)? {
+            archive.copy(library.to_string_lossy().trim_start_matches('/'), &library)?;
+        }
+        archive.copy(&format!("bin/{name}"), &path)?;
     }
-    archive.copy("bin/iperf3", &iperf3)?;
     for (name, modules) in GUEST_MODULES {
         let mut order = String::new();
         for module in kernel.modules(modules)? {

@@ -58,7 +58,8 @@ fn a_hundred_megabytes_go_down_and_up_unchanged() -> Result<()> {
     let patience = Duration::from_secs(180);
     let down = vm.run_within("wget -qO /tmp/bulk http://server.test/bulk && sha256sum </tmp/bulk", patience)?;
     assert_eq!(down, (0, sum.clone()), "download");
-    let up = vm.run_within("nc 10.99.0.1 9000 </tmp/bulk", patience)?;
+    // (nc writes by the kilobyte, and each write costs milliseconds where KVM is emulated.)
+    let up = vm.run_within("socat -b 262144 -t 60 - TCP:10.99.0.1:9000 </tmp/bulk", patience)?;
     assert_eq!(up, (0, sum), "upload");
     host.run("rm /run/lab/www/bulk")?;
     Ok(())
@@ -87,6 +88,7 @@ fn udp_goes_both_ways() -> Result<()> {
     vm.run("lease")?;
     // A server that is not the NAT's own: datagrams out, datagrams back.
     assert!(vm.run("nslookup server.test 10.99.0.1")?.contains("Address: 10.99.0.1"));
+    assert_eq!(vm.run("echo woven | socat -t 5 - UDP:10.99.0.1:7")?, "woven\n");
     for direction in ["", "-R"] {
         let report = vm.run(&format!("iperf3 -c 10.99.0.1 -u -b 1M -l 1200 -t 2 {direction}"))?;
         let line = report.lines().find(|line| line.contains("receiver")).context("iperf3: no receiver's line")?;
@@ -116,10 +118,12 @@ fn the_host_reaches_the_guest_by_hostfwd_tcp() -> Result<()> {
 #[test]
 fn the_host_reaches_the_guest_by_hostfwd_udp() -> Result<()> {
     let host = Host::shared()?;
-    let forwards = "hostfwd=tcp:127.0.0.1:5299-:5201,hostfwd=udp:127.0.0.1:5299-:5201";
+    let forwards = "hostfwd=tcp:127.0.0.1:5299-:5201,hostfwd=udp:127.0.0.1:5299-:5201,hostfwd=udp::2207-:7";
     let mut vm = host.boot(&Vm::new().args(&format!("-net nic,model=virtio -net user,{forwards}")))?;
     vm.run("lease")?;
-    vm.run("iperf3 -s -D")?;
+    vm.run("iperf3 -s -D; socat UDP-LISTEN:7,fork EXEC:cat >/dev/null 2>&1 &")?;
+    vm.run("until netstat -lnu | grep -q ':7 '; do sleep 0.1; done")?;
+    assert_eq!(host.run("echo woven | socat -t 5 - UDP:127.0.0.1:2207")?, "woven\n");
     let report = host.run("iperf3 -c 127.0.0.1 -p 5299 -u -b 500K -l 1200 -t 2")?;
     let line = report.lines().find(|line| line.contains("receiver")).context("iperf3: no receiver's line")?;
     assert!(line.contains("(0%)"), "datagrams lost: {line}");
