@@ -1,7 +1,6 @@
 //! The TAP against the kernel of this host, in a network namespace that each test makes for itself.
 //!
-//! Each test runs once more as a child process that has left for a namespace of its own. Where this user may not open
-//! `/dev/net/tun` a test says so and passes.
+//! Each test runs once more as a child process that has left for a namespace of its own.
 
 #![allow(clippy::unwrap_used, reason = "outside of #[test] functions, but tests all the same")]
 
@@ -30,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[test]
 fn tcp_leaves_the_kernel_in_frames_longer_than_the_mtu() {
     in_namespace("tcp_leaves_the_kernel_in_frames_longer_than_the_mtu", || {
-        let Some(mut tap) = configured_tap() else { return };
+        let mut tap = configured_tap();
         tap.accept(Offloads::ALL).unwrap();
         let (stream, mut peer) = connect(&mut tap);
         let data = pattern(100_000);
@@ -44,7 +43,7 @@ fn tcp_leaves_the_kernel_in_frames_longer_than_the_mtu() {
 #[test]
 fn without_accept_every_frame_is_whole_and_fits_the_mtu() {
     in_namespace("without_accept_every_frame_is_whole_and_fits_the_mtu", || {
-        let Some(mut tap) = configured_tap() else { return };
+        let mut tap = configured_tap();
         for round in 0..2 {
             let (stream, mut peer) = connect(&mut tap);
             let data = pattern(100_000);
@@ -66,7 +65,7 @@ fn without_accept_every_frame_is_whole_and_fits_the_mtu() {
 #[test]
 fn datagrams_leave_the_kernel_uncut_where_it_knows_how() {
     in_namespace("datagrams_leave_the_kernel_uncut_where_it_knows_how", || {
-        let Some(mut tap) = configured_tap() else { return };
+        let mut tap = configured_tap();
         if !tap.capabilities().offloads.uso {
             println!("this kernel's TAP has no UDP segmentation");
             return;
@@ -91,7 +90,7 @@ fn datagrams_leave_the_kernel_uncut_where_it_knows_how() {
 #[test]
 fn long_frames_of_ours_reach_the_kernels_sockets() {
     in_namespace("long_frames_of_ours_reach_the_kernels_sockets", || {
-        let Some(mut tap) = configured_tap() else { return };
+        let mut tap = configured_tap();
         upload(&mut tap);
         if tap.capabilities().offloads.uso {
             upload_datagrams(&mut tap);
@@ -103,10 +102,7 @@ fn long_frames_of_ours_reach_the_kernels_sockets() {
 #[test]
 fn long_frames_cross_a_plain_tap_in_software() {
     in_namespace("long_frames_cross_a_plain_tap_in_software", || {
-        let plain = match tun_tap::Iface::without_packet_info("tap0", tun_tap::Mode::Tap) {
-            Ok(plain) => plain,
-            Err(error) => return println!("skipped: {error}"),
-        };
+        let plain = tun_tap::Iface::without_packet_info("tap0", tun_tap::Mode::Tap).unwrap();
         // SAFETY: the descriptor is open for as long as `plain` lives.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(plain.as_raw_fd()) };
         let tap = Tap::adopt(fd.try_clone_to_owned().unwrap()).unwrap();
@@ -127,7 +123,7 @@ fn long_frames_cross_a_plain_tap_in_software() {
 #[test]
 fn a_descriptor_that_was_handed_over_keeps_its_offloads() {
     in_namespace("a_descriptor_that_was_handed_over_keeps_its_offloads", || {
-        let Some(tap) = configured_tap() else { return };
+        let tap = configured_tap();
         let mut adopted = Tap::adopt(tap.as_fd().try_clone_to_owned().unwrap()).unwrap();
         assert_eq!(adopted.capabilities(), tap.capabilities());
         drop(tap);
@@ -138,7 +134,7 @@ fn a_descriptor_that_was_handed_over_keeps_its_offloads() {
 #[test]
 fn refused_frames_are_counted_under_their_reason() {
     in_namespace("refused_frames_are_counted_under_their_reason", || {
-        let Some(mut tap) = open("tap%d") else { return };
+        let mut tap = open("tap%d");
         assert_eq!(tap.interface(), "tap0");
         assert_eq!((tap.name(), tap.state()), ("tap://tap0", LinkState::Down));
         let frame = [1; 60];
@@ -168,7 +164,7 @@ fn refused_frames_are_counted_under_their_reason() {
 #[test]
 fn the_owner_is_woken_when_the_interface_comes_up() {
     in_namespace("the_owner_is_woken_when_the_interface_comes_up", || {
-        let Some(mut tap) = open("tap0") else { return };
+        let mut tap = open("tap0");
         ip("link set tap0 addrgenmode none");
         let mut poll = mio::Poll::new().unwrap();
         let mut events = mio::Events::with_capacity(4);
@@ -186,7 +182,7 @@ fn the_owner_is_woken_when_the_interface_comes_up() {
 #[test]
 fn a_frame_longer_than_its_slot_is_dropped_whole() {
     in_namespace("a_frame_longer_than_its_slot_is_dropped_whole", || {
-        let Some(mut tap) = configured_tap() else { return };
+        let mut tap = configured_tap();
         let socket = UdpSocket::bind((KERNEL, KERNEL_PORT)).unwrap();
         for len in [100, 58, 57] {
             socket.send_to(&vec![0; len], (PEER, PEER_PORT)).unwrap();
@@ -204,7 +200,7 @@ fn a_frame_longer_than_its_slot_is_dropped_whole() {
 #[test]
 fn a_missing_and_a_busy_and_an_unfit_interface_are_named() {
     in_namespace("a_missing_and_a_busy_and_an_unfit_interface_are_named", || {
-        let Some(first) = open("") else { return };
+        let first = open("");
         assert_eq!(first.interface(), "tap0", "the kernel chose");
         let busy = Tap::open("tap0").map(drop).unwrap_err();
         assert_eq!(busy.to_string(), "tap0: Device or resource busy: another program has opened it");
@@ -226,11 +222,11 @@ fn a_missing_and_a_busy_and_an_unfit_interface_are_named() {
 #[test]
 fn a_persistent_interface_outlives_its_user_and_keeps_its_mtu() {
     in_namespace("a_persistent_interface_outlives_its_user_and_keeps_its_mtu", || {
-        let Some(mut tap) = open("lab0") else { return };
+        let mut tap = open("lab0");
         tap.set_persistent(true).unwrap();
         tap.set_mtu(9000).unwrap();
         drop(tap);
-        let tap = open("lab0").unwrap();
+        let tap = open("lab0");
         assert_eq!(tap.capabilities().mtu, 9000);
         tap.set_persistent(false).unwrap();
         drop(tap);
@@ -241,7 +237,7 @@ fn a_persistent_interface_outlives_its_user_and_keeps_its_mtu() {
 #[test]
 fn an_interface_that_was_deleted_is_an_error_and_not_a_drop() {
     in_namespace("an_interface_that_was_deleted_is_an_error_and_not_a_drop", || {
-        let Some(mut tap) = configured_tap() else { return };
+        let mut tap = configured_tap();
         ip("link del tap0");
         let mut batch = TxBatch::new();
         batch.push(VnetHeader::WHOLE, [Fragment::new(&[1; 60])]);
@@ -283,22 +279,15 @@ fn unshare(flags: libc::c_int) -> io::Result<()> {
     if unsafe { libc::unshare(flags) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn open(name: &str) -> Option<Tap> {
-    match Tap::open(name) {
-        Ok(tap) => Some(tap),
-        Err(error @ TapError::System { .. }) if error.to_string().starts_with("/dev/net/tun") => {
-            println!("skipped: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
+fn open(name: &str) -> Tap {
+    Tap::open(name).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// `tap0` as the kernel's way to [`PEER`].
-fn configured_tap() -> Option<Tap> {
-    let tap = open("tap0")?;
+fn configured_tap() -> Tap {
+    let tap = open("tap0");
     configure();
-    Some(tap)
+    tap
 }
 
 fn configure() {

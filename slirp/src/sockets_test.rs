@@ -1,7 +1,7 @@
 //! The core with real sockets on 127.0.0.1, reached by the guest through the gateway's address.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use link::Offloads;
@@ -240,46 +240,4 @@ fn questions_follow_the_hosts_resolv_conf() {
     assert_eq!((from, udp[11] & 15), (DNS, 2));
     assert_eq!(lab.sockets(), 0);
     std::fs::remove_file(path).unwrap();
-}
-
-/// The bound on a packet's cost: with thousands of connections open it is what it is with one.
-#[test]
-fn the_cost_of_a_packet_does_not_grow_with_flows() {
-    let best = |others: u16| {
-        let mut lab = Lab::<Model>::new();
-        for port in 0..others {
-            lab.nat.input(
-                lab.now,
-                &link::VnetHeader::WHOLE,
-                &datagram(1024 + port, SocketAddrV4::new(REMOTE, 7), b"x"),
-            );
-            syn(&mut lab, 1024 + port);
-        }
-        lab.settle();
-        let udp = datagram(60000, SocketAddrV4::new(REMOTE, 7), b"x");
-        let measure = |lab: &mut Lab<Model>| {
-            let begin = Instant::now();
-            for _ in 0..2000 {
-                lab.nat.input(lab.now, &link::VnetHeader::WHOLE, &udp);
-                syn(lab, 1024);
-                lab.nat.flush();
-                while lab.nat.output(lab.now).is_some() {}
-            }
-            lab.host().sent.clear();
-            begin.elapsed()
-        };
-        (0..7).map(|_| measure(&mut lab)).min().unwrap()
-    };
-    let (one, many) = (best(1), best(4000));
-    assert!(many < one * 3, "1 flow: {one:?}, 4000 flows: {many:?}");
-}
-
-/// A SYN from this port, to a remote that answers.
-fn syn(lab: &mut Lab<Model>, port: u16) {
-    let mut segment = vec![0; 20];
-    segment[..2].copy_from_slice(&port.to_be_bytes());
-    segment[2..4].copy_from_slice(&80u16.to_be_bytes());
-    (segment[12], segment[13]) = (0x50, 0x02);
-    let header = link::VnetHeader { checksum: link::Checksum::Valid, ..link::VnetHeader::WHOLE };
-    lab.nat.input(lab.now, &header, &packet(Ipv4Addr::new(192, 0, 2, 80), crate::wire::TCP, &segment));
 }
