@@ -80,7 +80,8 @@ pub const TOPICS: &[(&str, &[OptionSpec])] = &[
                 "netdev",
                 "BACKEND,id=ID[,KEY=VALUE]...",
                 "a backend, for a -device to name. user: net, host, dns, dhcpstart, hostname, domainname,\n\
-                 dnssearch, restrict, hostfwd=[tcp|udp]:[ADDR]:PORT-[ADDR]:PORT; tap: ifname, fd; null",
+                 dnssearch, restrict, host-loopback, mtu, hostfwd=[tcp|udp]:[ADDR]:PORT-[ADDR]:PORT;\n\
+                 tap: ifname, fd, mtu, up, persist; pcap: file, len, time; null",
             ),
             option(
                 "device",
