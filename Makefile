@@ -18,7 +18,6 @@ demo:
 
 test:
 	sh tests/install.sh test
-	$(CARGO) build --release --locked --bins
 	$(CARGO) test --workspace --locked
 
 lint:

@@ -23,6 +23,7 @@ mod mac;
 mod null;
 mod pair;
 mod pcap;
+mod reason;
 pub mod soft;
 mod tap;
 
@@ -33,6 +34,7 @@ pub use mac::MacAddr;
 pub use null::Null;
 pub use pair::{PairEnd, pair};
 pub use pcap::{Pcap, PcapConfig, PcapError, Resolution};
+pub use reason::reason;
 pub use soft::Soft;
 pub use tap::{Tap, TapError};
 

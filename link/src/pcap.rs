@@ -64,7 +64,7 @@ impl PcapConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum PcapError {
     /// The file cannot be made or written.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}: {}", .path.display(), crate::reason(.source))]
     File {
         /// The file.
         path: PathBuf,

@@ -43,7 +43,7 @@ pub struct Tap {
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
     /// The kernel refused.
-    #[error("{object}: {}{hint}", plain(.source))]
+    #[error("{object}: {}{hint}", crate::reason(.source))]
     System {
         /// The interface, or the device file.
         object: String,
@@ -340,12 +340,6 @@ impl TapError {
         };
         Self::System { object: object.to_owned(), source, hint }
     }
-}
-
-/// The error's words without its number.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
 }
 
 /// Layout of `struct ifreq`: a name, and a union of at most 24 bytes (netdevice(7)).

@@ -36,7 +36,7 @@ pub enum OpenError {
     #[error(transparent)]
     User(#[from] UserError),
     /// A descriptor that was to be inherited.
-    #[error("fd={fd}: {source}")]
+    #[error("fd={fd}: {}", link::reason(.source))]
     Descriptor {
         /// Its number.
         fd: i32,
@@ -44,7 +44,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The operating system refused what a link in memory or a hub needs.
-    #[error("cannot {act}: {source}")]
+    #[error("cannot {act}: {}", link::reason(.source))]
     Host {
         /// What was to be done.
         act: &'static str,

@@ -22,7 +22,7 @@ const STARVED: Duration = Duration::from_millis(200);
 
 /// A rule that cannot be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("hostfwd={rule}: cannot listen on {}: {source}", .rule.host)]
+#[error("hostfwd={rule}: cannot listen on {}: {}", .rule.host, link::reason(.source))]
 pub struct ForwardError {
     /// The rule.
     pub rule: Forward,

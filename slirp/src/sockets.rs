@@ -33,7 +33,7 @@ const MAX_RESOLVERS: usize = 3;
 
 /// The epoll instance cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("host sockets: cannot make an epoll instance: {0}")]
+#[error("host sockets: cannot make an epoll instance: {}", link::reason(.0))]
 pub struct SocketError(#[from] io::Error);
 
 /// The host's sockets.

@@ -24,7 +24,7 @@ use crate::bus::Buses;
 use crate::control::{Control, Request};
 use crate::cpuid::{self, Identity};
 use crate::kvm::{self, Vm, request};
-use crate::reason::reason;
+use link::reason;
 
 const MSR_IA32_MISC_ENABLE: u32 = 0x1A0;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2FF;

@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::hypervisor::{Hypervisor, NotifyAddress};
 use crate::memory::VGA_HOLE;
-use crate::reason::reason;
+use link::reason;
 
 /// The only API version there has been since Linux 2.6.22.
 const API_VERSION: i32 = 12;

@@ -28,7 +28,6 @@ pub mod network;
 pub mod nic;
 pub mod pci;
 pub mod process;
-mod reason;
 pub mod signals;
 pub mod terminal;
 pub mod virtio;

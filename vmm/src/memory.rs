@@ -20,7 +20,7 @@ use std::ops::Range;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
-use crate::reason::reason;
+use link::reason;
 
 /// RAM below 4 GiB ends here at the latest.
 pub const LOW_RAM_LIMIT: u64 = 0xC000_0000;

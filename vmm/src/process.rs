@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
     /// The fork, or what belongs to it.
-    #[error("cannot go to the background: {0}")]
+    #[error("cannot go to the background: {}", link::reason(.0))]
     Daemonize(#[source] io::Error),
     /// The pid file cannot be made or written.
-    #[error("pid file {path}: {source}")]
+    #[error("pid file {}: {}", .path.display(), link::reason(.source))]
     PidFile {
         /// Its path.
         path: PathBuf,
@@ -23,7 +23,7 @@ pub enum ProcessError {
         source: io::Error,
     },
     /// Another live process holds the pid file.
-    #[error("pid file {path}: process {owner} is running and holds it")]
+    #[error("pid file {}: process {owner} is running and holds it", .path.display())]
     PidFileHeld {
         /// Its path.
         path: PathBuf,

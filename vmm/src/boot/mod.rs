@@ -20,7 +20,7 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::cpu::Start;
 use crate::memory::low_ram_end;
-use crate::reason::reason;
+use link::reason;
 
 mod bzimage;
 mod elf;

@@ -62,7 +62,7 @@ pub enum Error {
         source: virtio::Error,
     },
     /// The host lacks something ordinary.
-    #[error("nic {name}: {act}: {source}")]
+    #[error("nic {name}: {act}: {}", link::reason(.source))]
     Host {
         /// The card's name.
         name: String,

@@ -53,7 +53,7 @@ pub enum Error {
     #[error(transparent)]
     Pci(#[from] pci::Error),
     /// The process is out of file descriptors.
-    #[error("{name}: no event descriptor: {source}")]
+    #[error("{name}: no event descriptor: {}", link::reason(.source))]
     EventFd {
         /// What messages about the device begin with.
         name: String,

@@ -1,12 +1,13 @@
 //! An operating-system error in the words a person expects.
 //!
 //! `io::Error` prints "No such file or directory (os error 2)"; a message that goes on after it reads better without the
-//! number. Used by the error enums of `kvm.rs`, `boot/` and `machine.rs`.
+//! number.
 
 use std::io;
 
 /// The error's text without the trailing " (os error N)".
-pub(crate) fn reason(error: &io::Error) -> String {
+#[must_use]
+pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error ") {
         Some(end) => text[..end].to_owned(),
