@@ -2,8 +2,10 @@
 //!
 //! Life of a machine:
 //!
-//!     new ──► run ─┬─► running ──► stopped ─┬─► end            every vcpu joined, output written, terminal put back
-//!                  └──────── reset ◄────────┘                  guest reboot without `no_reboot`
+//! ```text
+//! new ──► run ─┬─► running ──► stopped ─┬─► end            every vcpu joined, output written, terminal put back
+//!              └──────── reset ◄────────┘                  guest reboot without `no_reboot`
+//! ```
 //!
 //! `new` finds every error that can be found without running the guest (files, memory, /dev/kvm). Devices are attached between
 //! `new` and `run`. While running, each vcpu has a thread and the caller's thread has the event loop: one match lists all that

@@ -2,13 +2,15 @@
 //!
 //! The guest's map, in bytes (the PC's, with everything movable below 4 GiB left to PCI):
 //!
-//!     0 .. 0xA0000                 RAM
-//!     0xA0000 .. 0xC0000           hole: no VGA adapter, so that a console driver finds none
-//!     0xC0000 .. 0x100000          RAM, reserved for ACPI tables (`acpi.rs`)
-//!     0x100000 .. 0xC0000000       RAM, as far as there is any
-//!     0xC0000000 .. 0xFEC00000     PCI memory window (`pci/`)
-//!     0xFEC00000 .. 4 GiB          IOAPIC, local APICs, KVM's own pages
-//!     4 GiB ..                     the rest of the RAM
+//! ```text
+//! 0 .. 0xA0000                 RAM
+//! 0xA0000 .. 0xC0000           hole: no VGA adapter, so that a console driver finds none
+//! 0xC0000 .. 0x100000          RAM, reserved for ACPI tables (`acpi.rs`)
+//! 0x100000 .. 0xC0000000       RAM, as far as there is any
+//! 0xC0000000 .. 0xFEC00000     PCI memory window (`pci/`)
+//! 0xFEC00000 .. 4 GiB          IOAPIC, local APICs, KVM's own pages
+//! 4 GiB ..                     the rest of the RAM
+//! ```
 //!
 //! Invariant: RAM is anonymous, populated when touched, and never moves or shrinks while the machine exists; wiping it gives
 //! the pages back to the host. Our mapping is congruent to the guest's addresses modulo 2 MiB, so that huge pages of ours are

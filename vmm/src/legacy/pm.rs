@@ -1,10 +1,12 @@
 //! Power management: ACPI's fixed registers (ACPI 6.4 §4.8.3) and the PIIX reset control register at 0xCF9.
 //!
-//!     0x600 PM1 status    16 bits, write 1 to clear; nothing ever sets a bit
-//!     0x602 PM1 enable    16 bits
-//!     0x604 PM1 control   16 bits; SCI_EN is always set; SLP_EN with SLP_TYP 5 powers off
-//!     0x608 PM timer      32 bits, 3.579545 MHz
-//!     0xCF9 reset         bit 2 going from 0 to 1 resets (bit 1, "hard", makes no difference)
+//! ```text
+//! 0x600 PM1 status    16 bits, write 1 to clear; nothing ever sets a bit
+//! 0x602 PM1 enable    16 bits
+//! 0x604 PM1 control   16 bits; SCI_EN is always set; SLP_EN with SLP_TYP 5 powers off
+//! 0x608 PM timer      32 bits, 3.579545 MHz
+//! 0xCF9 reset         bit 2 going from 0 to 1 resets (bit 1, "hard", makes no difference)
+//! ```
 //!
 //! The status register's events are not wired up, so the SCI is never raised: there is no button, and the timer's carry is
 //! not reported, which is the driver's choice to ask for.

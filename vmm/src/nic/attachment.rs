@@ -15,9 +15,11 @@
 //!
 //! Legal moves:
 //!
-//!     no queues ── Activate ──► queues ── Quiesce ──► no queues       a message each; Quiesce answers when memory is let go
-//!     plugged ◄── SetLink ──► unplugged                               unplugged, both directions are discarded and counted
-//!     link alive ── an error ──► link gone                            said once; carrier off, transmitted frames discarded
+//! ```text
+//! no queues ── Activate ──► queues ── Quiesce ──► no queues       a message each; Quiesce answers when memory is let go
+//! plugged ◄── SetLink ──► unplugged                               unplugged, both directions are discarded and counted
+//! link alive ── an error ──► link gone                            said once; carrier off, transmitted frames discarded
+//! ```
 //!
 //! Locks: none. A vcpu waits for the pump only in `Quiesce` and for counters, and a turn is short.
 //! Neighbours: `virtio_net.rs` implements [`NicQueues`]; `link` is the other side.

@@ -3,13 +3,15 @@
 //! # Theory of operation
 //! The driver walks the status bits (§3.1.1); legal moves here:
 //!
-//!     reset ── ACKNOWLEDGE, DRIVER ──► features are written
-//!       ▲                                │ FEATURES_OK, kept only if the features are a subset and have VERSION_1
-//!       │                                ▼
-//!       │                              queues are set up
-//!       │                                │ DRIVER_OK: a ring is made of each enabled queue, the device is activated
-//!       │ status 0                       ▼
-//!       └───────────────────────────── live ── a broken ring, or no valid one ──► live, with NEEDS_RESET
+//! ```text
+//! reset ── ACKNOWLEDGE, DRIVER ──► features are written
+//!   ▲                                │ FEATURES_OK, kept only if the features are a subset and have VERSION_1
+//!   │                                ▼
+//!   │                              queues are set up
+//!   │                                │ DRIVER_OK: a ring is made of each enabled queue, the device is activated
+//!   │ status 0                       ▼
+//!   └───────────────────────────── live ── a broken ring, or no valid one ──► live, with NEEDS_RESET
+//! ```
 //!
 //! What is written at the wrong time is ignored. Notifications are eventfds where the device has a thread of its own: the
 //! hypervisor signals them, and only if it cannot do they come through here.
