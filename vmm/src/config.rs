@@ -19,7 +19,7 @@ pub struct Config {
     pub command_line: String,
     /// Exit instead of resetting when the guest reboots.
     pub no_reboot: bool,
-    /// The guest's name, shown in messages and as the process title's suffix.
+    /// The guest's name, which messages begin with.
     pub name: Option<String>,
     /// Connect the first serial port to standard input and output.
     pub serial_stdio: bool,

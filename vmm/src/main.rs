@@ -5,13 +5,16 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use vmm::cli::{self, Invocation, Run};
 use vmm::machine::{ExitReason, Machine};
 use vmm::network::Network;
 use vmm::process::{self, PidFile};
 use vmm::{pci, virtio};
+
+/// What messages begin with, once the command line has named the guest.
+static SPEAKER: OnceLock<String> = OnceLock::new();
 
 fn main() -> ExitCode {
     start_log();
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(error) => {
-                eprintln!("vmm: {error}");
+                eprintln!("{}: {error}", speaker());
                 ExitCode::FAILURE
             }
         },
@@ -38,9 +41,12 @@ fn main() -> ExitCode {
 }
 
 fn run_machine(run: Run) -> anyhow::Result<ExitReason> {
+    if let Some(name) = &run.machine.name {
+        SPEAKER.get_or_init(|| format!("vmm {name}"));
+    }
     let background = if run.daemonize { Some(process::daemonize()?) } else { None };
     for warning in &run.network.warnings {
-        eprintln!("vmm: warning: {warning}");
+        eprintln!("{}: warning: {warning}", speaker());
     }
     let _pid_file = run.pidfile.as_deref().map(PidFile::create).transpose()?;
     let mut machine = Machine::new(&run.machine)?;
@@ -60,6 +66,12 @@ fn run_machine(run: Run) -> anyhow::Result<ExitReason> {
 fn start_log() {
     let filter = env_logger::Env::new().filter_or("ETHERLOOM_LOG", "warn");
     env_logger::Builder::from_env(filter)
-        .format(|out, record| writeln!(out, "vmm: {}: {}", record.level().as_str().to_lowercase(), record.args()))
+        .format(|out, record| {
+            writeln!(out, "{}: {}: {}", speaker(), record.level().as_str().to_lowercase(), record.args())
+        })
         .init();
+}
+
+fn speaker() -> &'static str {
+    SPEAKER.get().map_or("vmm", String::as_str)
 }
