@@ -1,5 +1,5 @@
 #!/bin/sh
-# The network world of a test host, made once when it starts: `world.sh WORKSPACE`.
+# The network world of a test host, made once when it starts: `world.sh WORKSPACE IMAGES`.
 #
 #   this namespace (where VMs run)        namespace "remote"
 #   wan 10.99.0.254/24  ───── veth ─────  eth0 10.99.0.1/24, 10.99.0.2/24
@@ -9,6 +9,7 @@
 # sent, so a connection there times out; any other network is unreachable. /etc/resolv.conf names 10.99.0.1.
 set -e
 workspace=$1
+images=$2
 
 # Fresh /run and /tmp; the workspace stays where it is even if that is under one of them.
 mkdir -p /mnt
@@ -21,6 +22,10 @@ esac
 umount /mnt 2>/dev/null || true
 mkdir -p /run/lab/www /run/netns /run/user
 chmod 1777 /run/lab
+
+# What guests boot, within every user's reach: the workspace may lie in a directory that is closed to others, as /root is.
+mkdir /run/lab/images
+mount --bind "$images" /run/lab/images
 
 # /dev/kvm for every user, as the kvm group would have it.
 if [ -c /dev/kvm ] && [ "$(stat -c %a /dev/kvm)" != 666 ]; then

@@ -183,7 +183,9 @@ impl Host {
         host.link.wait_hello(Duration::from_secs(120))?;
         let workspace = crate::workspace().display().to_string();
         let world = concat!(env!("CARGO_MANIFEST_DIR"), "/lab/world.sh");
-        host.run(format!("sh {} {}", quote(world), quote(&workspace))).context("make the host's network world")?;
+        let images = crate::cache_dir()?.display().to_string();
+        host.run(format!("sh {} {} {}", quote(world), quote(&workspace), quote(&images)))
+            .context("make the host's network world")?;
         if std::env::var_os("ETHERLOOM_VERBOSE").is_some() {
             eprintln!("lab: {kind:?} host up in {:.1} s", begun.elapsed().as_secs_f32());
         }
@@ -255,6 +257,15 @@ impl Host {
             self.run(format!("chmod 755 {path}"))?;
         }
         Ok(path)
+    }
+
+    /// The path on the host of a file that guests boot. Those of the cache are where every user of the host may read them.
+    pub fn image(&self, path: &Path) -> Result<String> {
+        let path = match path.strip_prefix(crate::cache_dir()?) {
+            Ok(name) => Path::new("/run/lab/images").join(name),
+            Err(_) => path.to_owned(),
+        };
+        Ok(path.display().to_string())
     }
 
     /// What a process may leave behind, as lines to compare: processes, files where such are made, sockets, interfaces.

@@ -131,8 +131,8 @@ impl Vm {
     /// The command line that boots it on a host.
     pub fn command(&self, host: &Host) -> Result<String> {
         let stock = Kernel::stock()?;
-        let kernel = self.kernel.as_ref().unwrap_or(&stock.bzimage).display().to_string();
-        let initrd = image::guest_initrd(&stock)?.display().to_string();
+        let kernel = host.image(self.kernel.as_ref().unwrap_or(&stock.bzimage))?;
+        let initrd = host.image(&image::guest_initrd(&stock)?)?;
         Ok(format!(
             "{} -m {} {} -kernel {} -initrd {} -append {}{}",
             self.vmm.command(host)?,

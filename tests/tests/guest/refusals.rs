@@ -14,8 +14,8 @@ fn refusal(host: &Host, arguments: &str) -> Result<String> {
 
 fn refusal_of(host: &Host, command: impl FnOnce(&str) -> Exec) -> Result<String> {
     let kernel = Kernel::stock()?;
-    let files =
-        format!("export KERNEL={} INITRD={}; ", kernel.bzimage.display(), image::guest_initrd(&kernel)?.display());
+    let (bzimage, initrd) = (host.image(&kernel.bzimage)?, host.image(&image::guest_initrd(&kernel)?)?);
+    let files = format!("export KERNEL={bzimage} INITRD={initrd}; ");
     let exec = command(&Vmm::choose().command(host)?).patience(Duration::from_secs(60));
     let output = host.try_run(exec.after(&files))?;
     assert!(matches!(output.status.code(), Some(1 | 2)), "not refused: {output}");
