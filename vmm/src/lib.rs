@@ -9,7 +9,7 @@
 //! | `bus` `legacy` `pci` | where accesses go; the devices a PC always had; the PCI bus |
 //! | `virtio` `nic` | the virtio transport and its devices; network cards and their attachment to a link |
 //! | `network` | from the plan of the command line to cards on the bus |
-//! | `terminal` `signals` `process` | the surroundings: terminal, signals, background, pid file |
+//! | `terminal` | the terminal as the guest's console |
 
 pub mod acpi;
 pub mod boot;
@@ -27,7 +27,5 @@ pub mod memory;
 pub mod network;
 pub mod nic;
 pub mod pci;
-pub mod process;
-pub mod signals;
 pub mod terminal;
 pub mod virtio;

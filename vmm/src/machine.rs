@@ -39,9 +39,9 @@ use crate::legacy::rtc::{self, Rtc};
 use crate::legacy::serial::{self, Serial};
 use crate::memory;
 use crate::pci;
-use crate::signals::Signals;
 use crate::terminal::{Escape, HELP, Input, Key, Output, Raw};
 use link::reason;
+use program::signals::Signals;
 
 const WAKE: Token = Token(0);
 const SIGNAL: Token = Token(1);

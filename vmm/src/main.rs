@@ -5,16 +5,14 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use program::messages::{set_speaker, speaker, start_log};
+use program::process::{self, PidFile};
 use vmm::cli::{self, Invocation, Run};
 use vmm::machine::{ExitReason, Machine};
 use vmm::network::Network;
-use vmm::process::{self, PidFile};
 use vmm::{pci, virtio};
-
-/// What messages begin with, once the command line has named the guest.
-static SPEAKER: OnceLock<String> = OnceLock::new();
 
 fn main() -> ExitCode {
     start_log();
@@ -42,7 +40,7 @@ fn main() -> ExitCode {
 
 fn run_machine(run: Run) -> anyhow::Result<ExitReason> {
     if let Some(name) = &run.machine.name {
-        SPEAKER.get_or_init(|| format!("vmm {name}"));
+        set_speaker(format!("vmm {name}"));
     }
     let background = if run.daemonize { Some(process::daemonize()?) } else { None };
     for warning in &run.network.warnings {
@@ -60,18 +58,4 @@ fn run_machine(run: Run) -> anyhow::Result<ExitReason> {
         background.detach()?;
     }
     Ok(machine.run()?)
-}
-
-/// Messages go to standard error; `ETHERLOOM_LOG` says how many: error, warn (the default), info, debug or trace.
-fn start_log() {
-    let filter = env_logger::Env::new().filter_or("ETHERLOOM_LOG", "warn");
-    env_logger::Builder::from_env(filter)
-        .format(|out, record| {
-            writeln!(out, "{}: {}: {}", speaker(), record.level().as_str().to_lowercase(), record.args())
-        })
-        .init();
-}
-
-fn speaker() -> &'static str {
-    SPEAKER.get().map_or("vmm", String::as_str)
 }
