@@ -30,11 +30,21 @@ pub enum DropReason {
     Limit,
     /// The operating system refused to send it.
     HostError,
+    /// A switch port does not forward now: spanning tree has it discarding or learning, or a guard has shut it.
+    Blocked,
+    /// The frame's VLAN does not pass this switch port.
+    VlanRefused,
+    /// A switch port brings in more broadcast, multicast or unknown unicast than it may.
+    Storm,
+    /// The source address is one more than a switch port may bring in.
+    MacLimit,
+    /// A control frame that a bridge keeps to itself (IEEE 802.1D-2004 §7.12.6), or a source address that no station has.
+    Reserved,
 }
 
 impl DropReason {
     /// Every reason, in the order they are shown.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::Runt,
         Self::Oversized,
         Self::BadDescriptor,
@@ -46,6 +56,11 @@ impl DropReason {
         Self::Unserved,
         Self::Limit,
         Self::HostError,
+        Self::Blocked,
+        Self::VlanRefused,
+        Self::Storm,
+        Self::MacLimit,
+        Self::Reserved,
     ];
 
     /// The reason's name in tables and in JSON.
@@ -63,6 +78,11 @@ impl DropReason {
             Self::Unserved => "unserved",
             Self::Limit => "limit",
             Self::HostError => "host-error",
+            Self::Blocked => "blocked",
+            Self::VlanRefused => "vlan-refused",
+            Self::Storm => "storm",
+            Self::MacLimit => "mac-limit",
+            Self::Reserved => "reserved",
         }
     }
 }

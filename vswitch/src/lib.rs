@@ -1,12 +1,20 @@
-//! The switch: joins links and learns which station is behind which.
+//! The switch.
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `fdb` | the forwarding database, pure |
-//! | `learning` | the forwarding decision made from it, for [`plug::Hub`] |
-//! | `main` | the program: ports from the command line |
+//! | `id` `event` | names of ports and VLANs; what happens |
+//! | `bridge` | the forwarding decision, pure |
+//! | `stp` | spanning tree, pure |
+//! | `switch` | ports and what is plugged into them; the event loop |
+//! | `vde` | the control socket that VDE's clients join by |
+//! | `console` | VDE's console, on standard input and on the management socket |
+//! | `watch` | the table, the events, the captures, the metrics |
+//! | `main` | the program |
 
-pub mod fdb;
-mod learning;
+pub mod bridge;
+mod event;
+mod id;
+pub mod stp;
 
-pub use learning::Learning;
+pub use event::Event;
+pub use id::{IdError, PortId, VlanId};

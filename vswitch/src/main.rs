@@ -8,7 +8,6 @@ use std::process::ExitCode;
 
 use link::Locator;
 use plug::{Flood, Hub};
-use vswitch::Learning;
 
 const HELP: &str = "\
 usage: vswitch [OPTION]...
@@ -78,7 +77,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Before the hub's thread is there, so that it inherits the mask.
     let signals = block_signals()?;
     let links = arguments.ports.iter().map(plug::open).collect::<Result<Vec<_>, _>>()?;
-    let _hub = if arguments.hub { Hub::start(links, Flood)? } else { Hub::start(links, Learning::default())? };
+    let _hub = Hub::start(links, Flood)?;
     wait_for_signal(&signals)?;
     Ok(())
 }

@@ -1,0 +1,62 @@
+//! What happens in a switch that somebody may want to know: the lines of `vswitch events` and of the console's `debug`.
+
+use link::MacAddr;
+
+use crate::stp::PortState;
+use crate::{PortId, VlanId};
+
+/// A change of state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A port was made.
+    PortAdded(PortId),
+    /// A port was removed.
+    PortRemoved(PortId),
+    /// Something was plugged into a port.
+    Joined {
+        /// The port.
+        port: PortId,
+        /// What: a locator, or a client's own words, not yet escaped.
+        name: String,
+    },
+    /// Something left a port.
+    Left {
+        /// The port.
+        port: PortId,
+        /// What.
+        name: String,
+        /// Why, if it was not its own doing.
+        reason: Option<String>,
+    },
+    /// A client was not let in.
+    Refused {
+        /// Who it is, and why not.
+        reason: String,
+    },
+    /// A station was heard on another port than before.
+    StationMoved {
+        /// Its VLAN.
+        vlan: VlanId,
+        /// Its address.
+        address: MacAddr,
+        /// Where it was.
+        from: PortId,
+        /// Where it is.
+        to: PortId,
+    },
+    /// Spanning tree has changed what a port does with frames.
+    PortState {
+        /// The port.
+        port: PortId,
+        /// What it does now.
+        state: PortState,
+    },
+    /// The spanning tree has changed.
+    TopologyChanged(PortId),
+    /// A port was shut because a BPDU came in.
+    GuardTripped(PortId),
+    /// A port brings in more than its storm control lets through; said once until it is calm again.
+    Storm(PortId),
+    /// A port brings in more stations than it may; said once until there is room again.
+    MacLimit(PortId),
+}
