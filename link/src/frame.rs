@@ -132,6 +132,21 @@ impl VnetHeader {
         [flags, gso, h0, h1, g0, g1, s0, s1, o0, o1, 1, 0]
     }
 
+    /// The header of the same frame after `bytes` were put in (or, if negative, taken out) in front of its network header:
+    /// a VLAN tag.
+    #[must_use]
+    pub fn shifted(self, bytes: i16) -> Self {
+        let checksum = match self.checksum {
+            Checksum::Partial { start, offset } => {
+                Checksum::Partial { start: start.saturating_add_signed(bytes), offset }
+            }
+            other => other,
+        };
+        // 0 says that it is not known.
+        let hdr_len = if self.hdr_len == 0 { 0 } else { self.hdr_len.saturating_add_signed(bytes) };
+        Self { checksum, hdr_len, ..self }
+    }
+
     /// Whether the transport checksum is still to be filled in.
     #[must_use]
     pub fn needs_checksum(&self) -> bool {

@@ -181,6 +181,12 @@ pub trait Link: Send {
     /// The link is beyond repair.
     fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize>;
 
+    /// Whether taking frames may make others to be received, without a readiness that tells: the owner of such a link
+    /// receives after each [`Link::send`].
+    fn answers(&self) -> bool {
+        false
+    }
+
     /// Receives frames into the slots of `batch`, from its first slot on, and returns how many slots it filled.
     ///
     /// Fewer than the batch has slots means that nothing more is there: readiness will tell. A frame that does not fit
@@ -223,6 +229,9 @@ impl<L: Link + ?Sized> Link for Box<L> {
     }
     fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
         (**self).send(batch)
+    }
+    fn answers(&self) -> bool {
+        (**self).answers()
     }
     fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
         (**self).receive(batch)

@@ -131,6 +131,10 @@ impl<L: Link> Link for Pcap<L> {
         self.inner.deadline()
     }
 
+    fn answers(&self) -> bool {
+        self.inner.answers()
+    }
+
     /// Frames that the inner link takes are recorded, those it drops included.
     fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
         let taken = self.inner.send(batch)?;

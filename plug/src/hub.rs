@@ -1,5 +1,4 @@
-//! The hub: links joined so that what one delivers goes to all others, as in QEMU's `-net` networks, or to those that a
-//! [`Forward`] names: a switch is a hub that knows better.
+//! The hub: links joined so that what one delivers goes to all others, as in QEMU's `-net` networks.
 //!
 //! One thread, one event loop. It wakes for a link's readiness or deadline, and for messages. Then it takes *turns*: from
 //! each port that may have frames one batch, flooded to every other port, until no port has any. A port that was sent to
@@ -11,7 +10,7 @@
 //! once, and the others go on.
 //!
 //! Every link stands inside [`Soft`], so a frame still to be segmented floods as it is and is cut only for the ports that
-//! need it. The hub itself learns no addresses; that is the switch's business.
+//! need it. The hub learns no addresses; that is the business of the switch, which has a loop of its own.
 
 use std::io;
 use std::mem;
@@ -20,8 +19,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use link::{
-    Counters, DropCounts, DropReason, ETHERNET_HEADER_LEN, Fragment, FragmentMut, Link, MAX_FRAME_LEN, Offloads,
-    RxBatch, Soft, TxBatch, VnetHeader, pair,
+    Counters, DropCounts, DropReason, Fragment, FragmentMut, Link, MAX_FRAME_LEN, Offloads, RxBatch, Soft, TxBatch,
+    VnetHeader, pair,
 };
 use mio::{Events, Poll, Registry, Token, Waker};
 
@@ -31,36 +30,6 @@ use crate::OpenError;
 const BATCH_FRAMES: usize = 16;
 /// The token of messages; ports have their numbers.
 const MESSAGE: Token = Token(usize::MAX);
-
-/// Where a frame goes from the port it came in on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Egress {
-    /// To every other port.
-    Flood,
-    /// To this port, unless the frame came in there.
-    Port(usize),
-    /// Nowhere, and that is no loss: its destination is on the port it came from.
-    Nowhere,
-}
-
-/// What decides where frames go. Called once for each frame, in the hub's thread.
-pub trait Forward: Send {
-    /// A frame with this Ethernet header came in on port `ingress`, the place of its link in [`Hub::start`]'s list.
-    fn forward(&mut self, ingress: usize, header: &[u8; ETHERNET_HEADER_LEN], now: Instant) -> Egress;
-
-    /// A port's link has failed and is closed.
-    fn port_closed(&mut self, _port: usize) {}
-}
-
-/// Everything to everybody: QEMU's hub.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Flood;
-
-impl Forward for Flood {
-    fn forward(&mut self, _: usize, _: &[u8; ETHERNET_HEADER_LEN], _: Instant) -> Egress {
-        Egress::Flood
-    }
-}
 
 /// A running hub. Dropping it ends its thread and closes its links.
 pub struct Hub {
@@ -91,11 +60,11 @@ pub fn cable(name: &str) -> Result<Cable, OpenError> {
 }
 
 impl Hub {
-    /// Joins these links, in a thread of its own; `forward` decides where frames go.
+    /// Joins these links, in a thread of its own.
     ///
     /// # Errors
     /// A link cannot be polled, or the process is out of descriptors or threads.
-    pub fn start(links: Vec<Box<dyn Link>>, forward: impl Forward + 'static) -> Result<Self, OpenError> {
+    pub fn start(links: Vec<Box<dyn Link>>) -> Result<Self, OpenError> {
         let fail = |act| move |source| OpenError::Host { act, source };
         let poll = Poll::new().map_err(fail("make the hub's event loop"))?;
         let waker = Waker::new(poll.registry(), MESSAGE).map_err(fail("make the hub's event loop"))?;
@@ -104,7 +73,7 @@ impl Hub {
             ports.push(Port::open(link, poll.registry(), Token(index)).map_err(fail("poll a link of the hub"))?);
         }
         let (sender, messages) = channel();
-        let floor = Floor { poll, messages, ports, forward: Box::new(forward), memory: Memory::default() };
+        let floor = Floor { poll, messages, ports, memory: Memory::default() };
         let thread = std::thread::Builder::new().name("hub".to_owned()).spawn(move || floor.run());
         Ok(Self { messages: sender, waker, thread: Some(thread.map_err(fail("start the hub's thread"))?) })
     }
@@ -146,7 +115,6 @@ struct Floor {
     poll: Poll,
     messages: Receiver<Message>,
     ports: Vec<Port>,
-    forward: Box<dyn Forward>,
     memory: Memory,
 }
 
@@ -171,9 +139,8 @@ impl Floor {
                 }
             }
             for index in 0..self.ports.len() {
-                self.take_turn(index, now);
+                self.take_turn(index);
             }
-            self.bury();
         }
     }
 
@@ -199,26 +166,16 @@ impl Floor {
     }
 
     /// Forwards one batch of a port's frames.
-    fn take_turn(&mut self, index: usize, now: Instant) {
+    fn take_turn(&mut self, index: usize) {
         let Some(port) = self.ports.get_mut(index).filter(|port| port.may_have_frames) else { return };
         self.memory.receive(port);
         if self.memory.frames.is_empty() {
             port.may_have_frames = false;
             return;
         }
-        self.memory.decide(index, self.forward.as_mut(), now);
         for (other, port) in self.ports.iter_mut().enumerate() {
             if other != index {
-                self.memory.send(other, port);
-            }
-        }
-    }
-
-    /// Tells the forwarding of ports whose link has failed, once.
-    fn bury(&mut self) {
-        for (index, port) in self.ports.iter_mut().enumerate() {
-            if mem::take(&mut port.just_closed) {
-                self.forward.port_closed(index);
+                self.memory.send(port);
             }
         }
     }
@@ -228,8 +185,6 @@ impl Floor {
 struct Memory {
     buffers: Vec<Box<[u8]>>,
     frames: Vec<(VnetHeader, usize)>,
-    /// Where each of `frames` goes.
-    decisions: Vec<Egress>,
     incoming: RxBatch<'static>,
     outgoing: TxBatch<'static>,
 }
@@ -239,7 +194,6 @@ impl Default for Memory {
         Self {
             buffers: (0..BATCH_FRAMES).map(|_| vec![0; MAX_FRAME_LEN].into()).collect(),
             frames: Vec::new(),
-            decisions: Vec::new(),
             incoming: RxBatch::new(),
             outgoing: TxBatch::new(),
         }
@@ -258,29 +212,13 @@ impl Memory {
         self.incoming = batch.recycle();
     }
 
-    fn decide(&mut self, ingress: usize, forward: &mut dyn Forward, now: Instant) {
-        self.decisions.clear();
-        self.decisions.extend(self.buffers.iter().zip(&self.frames).map(|(buffer, (_, len))| {
-            match buffer[..*len].first_chunk() {
-                Some(header) => forward.forward(ingress, header, now),
-                // A runt names nobody; the links count it.
-                None => Egress::Flood,
-            }
-        }));
-    }
-
-    /// Sends what is meant for a port.
-    fn send(&mut self, index: usize, port: &mut Port) {
+    /// Sends every frame into a port.
+    fn send(&mut self, port: &mut Port) {
         let mut batch = mem::take(&mut self.outgoing).recycle();
-        let decided = self.buffers.iter().zip(&self.frames).zip(&self.decisions);
-        for ((buffer, (header, len)), egress) in decided {
-            if matches!(egress, Egress::Flood) || *egress == Egress::Port(index) {
-                batch.push(*header, [Fragment::new(&buffer[..*len])]);
-            }
+        for (buffer, (header, len)) in self.buffers.iter().zip(&self.frames) {
+            batch.push(*header, [Fragment::new(&buffer[..*len])]);
         }
-        if !batch.is_empty() {
-            port.send(&batch);
-        }
+        port.send(&batch);
         self.outgoing = batch.recycle();
     }
 }
@@ -290,8 +228,6 @@ struct Port {
     name: String,
     /// `None` after an error.
     link: Option<Soft<Box<dyn Link>>>,
-    /// It failed, and the forwarding has not been told.
-    just_closed: bool,
     may_have_frames: bool,
     drops: DropCounts,
 }
@@ -301,13 +237,7 @@ impl Port {
         let mut link = Soft::new(link);
         link.register(registry, token)?;
         link.accept(Offloads::ALL)?;
-        Ok(Self {
-            name: link.name().to_owned(),
-            link: Some(link),
-            just_closed: false,
-            may_have_frames: true,
-            drops: DropCounts::default(),
-        })
+        Ok(Self { name: link.name().to_owned(), link: Some(link), may_have_frames: true, drops: DropCounts::default() })
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -326,7 +256,7 @@ impl Port {
     fn send(&mut self, batch: &TxBatch<'_>) {
         if let Some(taken) = self.attempt(|link| link.send(batch)) {
             self.drops.add(DropReason::LinkFull, (batch.len() - taken) as u64);
-            self.may_have_frames = true;
+            self.may_have_frames |= self.link.as_ref().is_some_and(Link::answers);
         }
     }
 
@@ -343,7 +273,6 @@ impl Port {
             Err(error) => {
                 log::error!("hub: {}: {error}: the port is closed", self.name);
                 self.link = None;
-                self.just_closed = true;
                 self.may_have_frames = false;
                 None
             }

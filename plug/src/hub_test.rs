@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A hub of cables, and the cards' ends of these.
 fn hub_of_cables(count: usize) -> (Hub, Vec<Box<dyn Link>>) {
     let (cards, ports) = (0..count).map(|index| cable(&format!("card{index}")).unwrap()).unzip();
-    (Hub::start(ports, Flood).unwrap(), cards)
+    (Hub::start(ports).unwrap(), cards)
 }
 
 fn send(link: &mut dyn Link, header: VnetHeader, bytes: &[u8]) -> usize {
@@ -113,7 +113,7 @@ fn a_dropped_hub_takes_the_carrier_with_it() {
 
 #[test]
 fn a_hub_without_ports_and_one_with_a_single_port_do_nothing() {
-    assert_eq!(Hub::start(Vec::new(), Flood).unwrap().counters(), []);
+    assert_eq!(Hub::start(Vec::new()).unwrap().counters(), []);
     let (hub, mut cards) = hub_of_cables(1);
     send(&mut *cards[0], VnetHeader::WHOLE, &[1; 60]);
     assert!(try_receive(&mut *cards[0]).is_none());
@@ -182,7 +182,7 @@ impl Link for Silent {
 #[test]
 fn answers_that_a_link_makes_while_it_takes_frames_are_fetched() {
     let (mut card, port) = cable("card").unwrap();
-    let _hub = Hub::start(vec![port, Box::<Silent>::default()], Flood).unwrap();
+    let _hub = Hub::start(vec![port, Box::<Silent>::default()]).unwrap();
     for _ in 0..100 {
         send(&mut *card, VnetHeader::WHOLE, b"a question of 23 bytes");
         assert_eq!(receive(&mut *card).1, b"answer to a question of 23 bytes");
@@ -195,7 +195,7 @@ fn a_deadline_is_kept_and_otherwise_the_hub_sleeps() {
     let services = Arc::new(AtomicUsize::new(0));
     let deadline = Some(Instant::now() + Duration::from_millis(100));
     let silent = Silent { deadline, services: Arc::clone(&services), ..Silent::default() };
-    let _hub = Hub::start(vec![port, Box::new(silent)], Flood).unwrap();
+    let _hub = Hub::start(vec![port, Box::new(silent)]).unwrap();
     assert_eq!(receive(&mut *card).1, b"the deadline has come");
     assert!(Some(Instant::now()) >= deadline);
     assert_eq!(services.load(Ordering::Relaxed), 1, "woken once");
@@ -206,7 +206,7 @@ fn a_port_whose_link_fails_is_closed_and_the_others_go_on() {
     let (mut cards, mut ports): (Vec<_>, Vec<_>) = (0..2).map(|_| cable("card").unwrap()).unzip();
     ports.push(Box::new(Silent { fails: true, ..Silent::default() }));
     ports.push(Box::<Null>::default());
-    let hub = Hub::start(ports, Flood).unwrap();
+    let hub = Hub::start(ports).unwrap();
     for _ in 0..3 {
         send(&mut *cards[0], VnetHeader::WHOLE, &[7; 60]);
         assert_eq!(receive(&mut *cards[1]).1, [7; 60]);

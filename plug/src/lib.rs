@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `spec` | what each kind's options mean: plain data, checked before anything is opened |
 //! | `user` | the user-mode NAT |
-//! | `hub` | links joined so that each hears all others, or those that a switch names |
+//! | `hub` | links joined so that each hears all others |
 //!
 //! [`check`] and [`open`] know every kind that exists: null, pcap, tap and user.
 
@@ -12,7 +12,7 @@ mod hub;
 mod spec;
 mod user;
 
-pub use hub::{Cable, Egress, Flood, Forward, Hub, PortCounters, cable};
+pub use hub::{Cable, Hub, PortCounters, cable};
 pub use spec::{Spec, TapSpec};
 pub use user::{User, UserError};
 

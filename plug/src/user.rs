@@ -134,6 +134,10 @@ impl Link for User {
         Ok(batch.len())
     }
 
+    fn answers(&self) -> bool {
+        true
+    }
+
     fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
         let now = Instant::now();
         let before = batch.filled();

@@ -4,7 +4,7 @@
 //! Neighbours: `cli` makes the plan, `nic` are the cards, `plug` opens the links.
 
 use link::{Link, Null, Pcap, PcapConfig};
-use plug::{Flood, Hub, OpenError};
+use plug::{Hub, OpenError};
 use vm_memory::GuestMemoryMmap;
 
 use crate::cli::{Attachment, NetworkPlan, NicPlan};
@@ -74,7 +74,7 @@ impl Network {
         for dump in &plan.hub_dumps {
             hub_ports.push(with_dumps(Box::<Null>::default(), std::slice::from_ref(dump))?);
         }
-        let hub = if hub_ports.is_empty() { None } else { Some(Hub::start(hub_ports, Flood).map_err(hub_error)?) };
+        let hub = if hub_ports.is_empty() { None } else { Some(Hub::start(hub_ports).map_err(hub_error)?) };
         Ok(Self { nics, hub })
     }
 

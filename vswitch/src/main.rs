@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use link::Locator;
-use plug::{Flood, Hub};
+use plug::Hub;
 
 const HELP: &str = "\
 usage: vswitch [OPTION]...
@@ -77,7 +77,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Before the hub's thread is there, so that it inherits the mask.
     let signals = block_signals()?;
     let links = arguments.ports.iter().map(plug::open).collect::<Result<Vec<_>, _>>()?;
-    let _hub = Hub::start(links, Flood)?;
+    let _hub = Hub::start(links)?;
     wait_for_signal(&signals)?;
     Ok(())
 }

@@ -266,6 +266,10 @@ impl<L: Link> Link for Soft<L> {
         self.inner.deadline()
     }
 
+    fn answers(&self) -> bool {
+        self.inner.answers()
+    }
+
     fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
         if !self.flush()? {
             return Ok(0);
