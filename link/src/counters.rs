@@ -131,6 +131,13 @@ impl DropCounts {
             *mine += theirs;
         }
     }
+
+    /// Takes off what an earlier state of this table had counted.
+    pub fn subtract(&mut self, earlier: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(earlier.0) {
+            *mine -= theirs.min(*mine);
+        }
+    }
 }
 
 /// Frames and bytes by direction, as `ip -s link` has them: transmitted went into the link, received came out of it.
@@ -159,6 +166,24 @@ impl Counters {
     pub fn received(&mut self, len: usize) {
         self.rx_frames += 1;
         self.rx_bytes += len as u64;
+    }
+
+    /// Adds what another link has counted.
+    pub fn merge(&mut self, other: &Self) {
+        self.tx_frames += other.tx_frames;
+        self.tx_bytes += other.tx_bytes;
+        self.rx_frames += other.rx_frames;
+        self.rx_bytes += other.rx_bytes;
+        self.drops.merge(&other.drops);
+    }
+
+    /// Takes off what an earlier state of these counters had counted.
+    pub fn subtract(&mut self, earlier: &Self) {
+        self.tx_frames -= earlier.tx_frames.min(self.tx_frames);
+        self.tx_bytes -= earlier.tx_bytes.min(self.tx_bytes);
+        self.rx_frames -= earlier.rx_frames.min(self.rx_frames);
+        self.rx_bytes -= earlier.rx_bytes.min(self.rx_bytes);
+        self.drops.subtract(&earlier.drops);
     }
 }
 

@@ -166,6 +166,9 @@ impl Link for Silent {
         }
         Ok(batch.len())
     }
+    fn answers(&self) -> bool {
+        true
+    }
     fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
         let before = batch.filled();
         while let Some(slot) = batch.next_slot() {

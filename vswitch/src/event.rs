@@ -1,5 +1,7 @@
 //! What happens in a switch that somebody may want to know: the lines of `vswitch events` and of the console's `debug`.
 
+use std::fmt;
+
 use link::MacAddr;
 
 use crate::stp::PortState;
@@ -59,4 +61,25 @@ pub enum Event {
     Storm(PortId),
     /// A port brings in more stations than it may; said once until there is room again.
     MacLimit(PortId),
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PortAdded(port) => write!(f, "port {port}: made"),
+            Self::PortRemoved(port) => write!(f, "port {port}: removed"),
+            Self::Joined { port, name } => write!(f, "port {port}: {name} joined"),
+            Self::Left { port, name, reason: None } => write!(f, "port {port}: {name} left"),
+            Self::Left { port, name, reason: Some(reason) } => write!(f, "port {port}: {name} was taken out: {reason}"),
+            Self::Refused { reason } => write!(f, "refused: {reason}"),
+            Self::StationMoved { vlan, address, from, to } => {
+                write!(f, "port {to}: {address} (VLAN {vlan}) moved here from port {from}")
+            }
+            Self::PortState { port, state } => write!(f, "port {port}: {}", state.name()),
+            Self::TopologyChanged(port) => write!(f, "port {port}: the spanning tree has changed"),
+            Self::GuardTripped(port) => write!(f, "port {port}: shut by the BPDU guard"),
+            Self::Storm(port) => write!(f, "port {port}: storm control drops frames"),
+            Self::MacLimit(port) => write!(f, "port {port}: brings in more stations than it may"),
+        }
+    }
 }

@@ -1,0 +1,33 @@
+//! VDE's console: the same commands on standard input, on the management socket and in the rc file.
+
+use mio::Registry;
+
+use crate::Event;
+use crate::about::About;
+use crate::switch::Switch;
+
+/// What follows from a command for the switch as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// It goes on.
+    Continue,
+    /// It ends.
+    End,
+}
+
+/// Everybody who talks to the console.
+#[derive(Debug, Default)]
+pub struct Consoles {}
+
+impl Consoles {
+    /// Somebody is at the management socket.
+    pub fn accept(&mut self, _registry: &Registry) {}
+
+    /// A console has something to read, or room for more of an answer.
+    pub fn serve(&mut self, _key: u32, _switch: &mut Switch, _about: &About, _registry: &Registry) -> Order {
+        Order::Continue
+    }
+
+    /// Tells those who asked with `debug/add`.
+    pub fn publish(&mut self, _events: &[Event], _registry: &Registry) {}
+}

@@ -1,0 +1,64 @@
+//! Every port and every member, and the line of members that may have frames.
+
+use std::collections::VecDeque;
+use std::io;
+
+use link::{DropReason, Link, TxBatch};
+use slab::Slab;
+
+use crate::PortId;
+
+use super::port::{Member, MemberKey, Port};
+
+/// Where frames come from and go to.
+#[derive(Default)]
+pub(super) struct Floor {
+    /// By place of the port's number.
+    pub(super) ports: Vec<Option<Port>>,
+    pub(super) members: Slab<Member>,
+    /// Members that may have frames, each once.
+    pub(super) line: VecDeque<MemberKey>,
+    /// Members whose link has failed, still to be taken out.
+    pub(super) failed: Vec<(MemberKey, io::Error)>,
+}
+
+impl Floor {
+    pub(super) fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.index())?.as_ref()
+    }
+
+    pub(super) fn port_mut(&mut self, id: PortId) -> Option<&mut Port> {
+        self.ports.get_mut(id.index())?.as_mut()
+    }
+
+    /// Counts a frame that the bridge dropped.
+    pub(super) fn count_drop(&mut self, ingress: PortId, reason: DropReason) {
+        if let Some(port) = self.port_mut(ingress) {
+            port.drops.count(reason);
+        }
+    }
+
+    /// Puts a member at the end of the line, unless it stands in it.
+    pub(super) fn make_ready(&mut self, key: MemberKey) {
+        if let Some(member) = self.members.get_mut(key as usize).filter(|member| !member.is_queued) {
+            member.is_queued = true;
+            self.line.push_back(key);
+        }
+    }
+
+    /// Sends frames out of a port, to each of its members.
+    pub(super) fn send(&mut self, port: PortId, batch: &TxBatch<'_>) {
+        let Some(Some(port)) = self.ports.get(port.index()) else { return };
+        for key in &port.members {
+            let Some(member) = self.members.get_mut(*key as usize) else { continue };
+            match member.send(batch) {
+                Err(error) => self.failed.push((*key, error)),
+                Ok(()) if member.link.answers() && !member.is_queued => {
+                    member.is_queued = true;
+                    self.line.push_back(*key);
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+}
