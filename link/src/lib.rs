@@ -13,11 +13,14 @@
 //! | `counters` | what a link has carried, and what it dropped and why |
 //! | `locator` | the grammar that names a link on every command line |
 //! | `null` `pair` `tap` | the plain kinds, one file each |
+//! | `interface_watch` | word of the kernel that an interface went up or down |
 //! | `pcap` `soft` | links around another link: a capture, and offloads in software |
 
 mod counters;
+pub mod datagram;
 pub mod event;
 mod frame;
+mod interface_watch;
 mod locator;
 mod mac;
 mod null;
@@ -26,9 +29,11 @@ mod pcap;
 mod reason;
 pub mod soft;
 mod tap;
+pub mod vde;
 
 pub use counters::{Counters, DropCounts, DropReason};
 pub use frame::{Checksum, Fragment, FragmentMut, Frame, GsoType, OwnedFrame, RxBatch, RxSlot, TxBatch, VnetHeader};
+pub use interface_watch::InterfaceWatch;
 pub use locator::{Locator, LocatorError, Options};
 pub use mac::MacAddr;
 pub use null::Null;
@@ -196,10 +201,14 @@ pub trait Link: Send {
     /// The link is beyond repair.
     fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize>;
 
-    /// Carrier, as the far end has it.
+    /// Carrier, as the far end has it. Fixed between two calls of [`Link::service`], [`Link::send`] or
+    /// [`Link::look_again`].
     fn state(&self) -> LinkState {
         LinkState::Up
     }
+
+    /// Something outside may have changed the carrier without a readiness of this link's ([`InterfaceWatch`]): asks again.
+    fn look_again(&mut self) {}
 
     /// What this link has carried and dropped since it was opened.
     fn counters(&self) -> Counters;
@@ -238,6 +247,9 @@ impl<L: Link + ?Sized> Link for Box<L> {
     }
     fn state(&self) -> LinkState {
         (**self).state()
+    }
+    fn look_again(&mut self) {
+        (**self).look_again();
     }
     fn counters(&self) -> Counters {
         (**self).counters()

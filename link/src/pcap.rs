@@ -165,6 +165,10 @@ impl<L: Link> Link for Pcap<L> {
         self.inner.state()
     }
 
+    fn look_again(&mut self) {
+        self.inner.look_again();
+    }
+
     fn counters(&self) -> Counters {
         self.inner.counters()
     }

@@ -13,6 +13,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Instant;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -35,6 +36,8 @@ pub struct Tap {
     locator: String,
     capabilities: Capabilities,
     has_header: bool,
+    /// What the interface's flags said when they were last looked at.
+    state: LinkState,
     iovecs: Iovecs,
     counters: Counters,
 }
@@ -119,11 +122,13 @@ impl Tap {
     ///
     /// # Errors
     /// No permission, or the interface belongs to another namespace.
-    pub fn set_up(&self, up: bool) -> Result<(), TapError> {
+    pub fn set_up(&mut self, up: bool) -> Result<(), TapError> {
         let mut request = self.ask(libc::SIOCGIFFLAGS).map_err(|error| self.error(error))?;
         let flags = request.flags();
         request.set_flags(if up { flags | libc::IFF_UP } else { flags & !libc::IFF_UP });
-        self.tell(libc::SIOCSIFFLAGS, &mut request).map_err(|error| self.error(error))
+        self.tell(libc::SIOCSIFFLAGS, &mut request).map_err(|error| self.error(error))?;
+        self.look_again();
+        Ok(())
     }
 
     /// Sets the interface's MTU, in bytes.
@@ -145,7 +150,9 @@ impl Tap {
         let locator = format!("tap://{interface}");
         let capabilities = Capabilities { offloads, mtu: DEFAULT_MTU };
         let (iovecs, counters) = (Iovecs::default(), Counters::default());
-        let mut tap = Self { fd, control, interface, locator, capabilities, has_header, iovecs, counters };
+        let state = LinkState::Up;
+        let mut tap = Self { fd, control, interface, locator, capabilities, has_header, state, iovecs, counters };
+        tap.look_again();
         if let Ok(answer) = tap.ask(libc::SIOCGIFMTU) {
             tap.capabilities.mtu = u16::try_from(answer.number()).unwrap_or(u16::MAX);
         }
@@ -247,7 +254,12 @@ impl Link for Tap {
         for (index, frame) in batch.frames().enumerate() {
             match self.send_frame(&frame) {
                 Ok(()) => self.counters.sent(frame.len()),
-                Err(Refusal::Drop(reason)) => self.counters.drops.count(reason),
+                Err(Refusal::Drop(reason)) => {
+                    self.counters.drops.count(reason);
+                    if reason == DropReason::LinkDown {
+                        self.state = LinkState::Down;
+                    }
+                }
                 Err(Refusal::Full) => return Ok(index),
                 Err(Refusal::Gone(error)) => return Err(error),
             }
@@ -265,13 +277,25 @@ impl Link for Tap {
         Ok(batch.filled() - before)
     }
 
-    /// Up when the interface is, which is when the kernel takes frames. It wakes the owner when the interface comes up,
-    /// and not when it goes down.
+    /// The owner is woken when the interface comes up.
+    fn service(&mut self, _now: Instant) -> io::Result<()> {
+        if self.state == LinkState::Down {
+            self.look_again();
+        }
+        Ok(())
+    }
+
+    /// Up when the interface is, which is when the kernel takes frames. That it went down shows when a frame is sent, or
+    /// is told by [`crate::InterfaceWatch`].
     fn state(&self) -> LinkState {
-        match self.ask(libc::SIOCGIFFLAGS) {
+        self.state
+    }
+
+    fn look_again(&mut self) {
+        self.state = match self.ask(libc::SIOCGIFFLAGS) {
             Ok(answer) if answer.flags() & libc::IFF_UP == 0 => LinkState::Down,
             _ => LinkState::Up,
-        }
+        };
     }
 
     fn counters(&self) -> Counters {

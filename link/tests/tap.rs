@@ -175,6 +175,7 @@ fn the_owner_is_woken_when_the_interface_comes_up() {
         ip("link set tap0 up");
         poll.poll(&mut events, Some(PATIENCE)).unwrap();
         assert!(!events.is_empty());
+        tap.service(Instant::now()).unwrap();
         assert_eq!(tap.state(), LinkState::Up);
     });
 }

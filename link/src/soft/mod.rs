@@ -309,6 +309,10 @@ impl<L: Link> Link for Soft<L> {
         self.inner.state()
     }
 
+    fn look_again(&mut self) {
+        self.inner.look_again();
+    }
+
     fn counters(&self) -> Counters {
         let mut counters = self.inner.counters();
         counters.drops.merge(&self.drops);
