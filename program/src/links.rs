@@ -1,0 +1,29 @@
+//! The kinds of links, as help, man pages and completions list them. What they mean, `plug` knows; each of these forms
+//! is held against it by the programs that take them.
+
+use crate::options::{Scheme, Value};
+
+/// Every kind that `plug` opens.
+pub static LINKS: [Scheme; 4] = [
+    Scheme {
+        name: "tap",
+        address: Value::Interface,
+        form: "tap://NAME",
+        help: "a TAP of this host, made if it does not exist; \
+               ?up=on brings it up, mtu=BYTES sets its MTU, persist=on keeps it",
+    },
+    Scheme {
+        name: "user",
+        address: Value::Text,
+        form: "user://",
+        help: "the user-mode NAT, with DHCP and DNS; \
+               its settings are those of QEMU's -netdev user, as in user://?hostfwd=tcp::2222-:22&restrict=on",
+    },
+    Scheme {
+        name: "pcap",
+        address: Value::File,
+        form: "pcap://FILE",
+        help: "a capture of every frame sent there; len=BYTES keeps so much of each, time=nano is finer",
+    },
+    Scheme { name: "null", address: Value::Text, form: "null://", help: "nothing: frames sent there are gone" },
+];
