@@ -15,6 +15,7 @@ pub mod bridge;
 mod event;
 mod id;
 pub mod stp;
+pub mod vde;
 
 pub use event::Event;
 pub use id::{IdError, PortId, VlanId};
