@@ -12,11 +12,13 @@
 //!
 //! Both queues are bounded: nothing is added to one that is not empty.
 //!
-//! Neighbours: `segment` cuts, `checksum` adds, `frame` says what a header means (virtio 1.2 §5.1.6).
+//! Neighbours: `segment` cuts, `join` does the reverse, `checksum` adds, `frame` says what a header means (virtio 1.2 §5.1.6).
 
 mod checksum;
+mod join;
 mod segment;
 
+pub use join::DatagramRun;
 pub use segment::{finish_checksum, segment};
 
 use std::collections::VecDeque;

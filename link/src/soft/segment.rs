@@ -26,21 +26,21 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 const PROTOCOL_TCP: u8 = 6;
-const PROTOCOL_UDP: u8 = 17;
+pub(super) const PROTOCOL_UDP: u8 = 17;
 const IPV6_HOP_BY_HOP: u8 = 0;
 const IPV6_ROUTING: u8 = 43;
 const IPV6_DESTINATION: u8 = 60;
 
-const IPV4_MIN: usize = 20;
-const IPV4_TOTAL_LENGTH: usize = 2;
-const IPV4_ID: usize = 4;
-const IPV4_FRAGMENT: usize = 6;
+pub(super) const IPV4_MIN: usize = 20;
+pub(super) const IPV4_TOTAL_LENGTH: usize = 2;
+pub(super) const IPV4_ID: usize = 4;
+pub(super) const IPV4_FRAGMENT: usize = 6;
 const IPV4_PROTOCOL: usize = 9;
-const IPV4_CHECKSUM: usize = 10;
+pub(super) const IPV4_CHECKSUM: usize = 10;
 const IPV4_ADDRESSES: Range<usize> = 12..20;
 
-const IPV6_LEN: usize = 40;
-const IPV6_PAYLOAD_LENGTH: usize = 4;
+pub(super) const IPV6_LEN: usize = 40;
+pub(super) const IPV6_PAYLOAD_LENGTH: usize = 4;
 const IPV6_NEXT_HEADER: usize = 6;
 const IPV6_SEGMENTS_LEFT: usize = 3;
 const IPV6_ADDRESSES: Range<usize> = 8..40;
@@ -53,9 +53,9 @@ const TCP_CHECKSUM: usize = 16;
 const TCP_FIN_PSH: u8 = 0x01 | 0x08;
 const TCP_CWR: u8 = 0x80;
 
-const UDP_LEN: usize = 8;
-const UDP_LENGTH: usize = 4;
-const UDP_CHECKSUM: usize = 6;
+pub(super) const UDP_LEN: usize = 8;
+pub(super) const UDP_LENGTH: usize = 4;
+pub(super) const UDP_CHECKSUM: usize = 6;
 
 /// Fills in a checksum that was left partial: the sum from `start` to the end of the frame goes to `start + offset`.
 ///
@@ -106,7 +106,7 @@ pub(super) struct Segments<'f> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Network {
+pub(super) enum Network {
     V4,
     V6,
 }
@@ -245,7 +245,7 @@ impl Transport {
 }
 
 /// Skips the Ethernet header and its tags.
-fn find_network(frame: &[u8]) -> Option<(Network, usize)> {
+pub(super) fn find_network(frame: &[u8]) -> Option<(Network, usize)> {
     let mut at = crate::ETHERNET_HEADER_LEN - 2;
     for _ in 0..=MAX_VLAN_TAGS {
         let ethertype = get_u16(frame, at)?;
@@ -260,7 +260,7 @@ fn find_network(frame: &[u8]) -> Option<(Network, usize)> {
 }
 
 /// Protocol and header length of an unfragmented packet that fills the frame.
-fn parse_ipv4(packet: &[u8]) -> Option<(u8, usize)> {
+pub(super) fn parse_ipv4(packet: &[u8]) -> Option<(u8, usize)> {
     let header = packet.get(..IPV4_MIN)?;
     let len = usize::from(header[0] & 0x0f) * 4;
     let total = usize::from(get_u16(header, IPV4_TOTAL_LENGTH)?);
@@ -270,7 +270,7 @@ fn parse_ipv4(packet: &[u8]) -> Option<(u8, usize)> {
 }
 
 /// Protocol and length of all headers of an unfragmented packet that fills the frame.
-fn parse_ipv6(packet: &[u8]) -> Option<(u8, usize)> {
+pub(super) fn parse_ipv6(packet: &[u8]) -> Option<(u8, usize)> {
     let header = packet.get(..IPV6_LEN)?;
     let payload = usize::from(get_u16(header, IPV6_PAYLOAD_LENGTH)?);
     if header[0] >> 4 != 6 || payload != packet.len() - IPV6_LEN {
@@ -299,13 +299,13 @@ fn parse_tcp(segment: &[u8]) -> Option<usize> {
 }
 
 /// Length of a UDP header whose datagram fills the packet.
-fn parse_udp(datagram: &[u8]) -> Option<usize> {
+pub(super) fn parse_udp(datagram: &[u8]) -> Option<usize> {
     let len = usize::from(get_u16(datagram, UDP_LENGTH)?);
     (len >= UDP_LEN && len == datagram.len()).then_some(UDP_LEN)
 }
 
 /// The pseudo-header of RFC 9293 §3.1 and RFC 8200 §8.1, but for the length.
-fn pseudo_sum(packet: &[u8], network: Network, protocol: u8) -> Option<Sum> {
+pub(super) fn pseudo_sum(packet: &[u8], network: Network, protocol: u8) -> Option<Sum> {
     let mut sum = Sum::default();
     sum.add(packet.get(match network {
         Network::V4 => IPV4_ADDRESSES,
@@ -315,13 +315,13 @@ fn pseudo_sum(packet: &[u8], network: Network, protocol: u8) -> Option<Sum> {
     Some(sum)
 }
 
-fn get_u16(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn get_u16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 /// Stores the low sixteen bits of a number, inside headers that have been parsed.
 #[allow(clippy::cast_possible_truncation, reason = "lengths fit, identifications wrap")]
-fn put_u16(bytes: &mut [u8], at: usize, number: usize) {
+pub(super) fn put_u16(bytes: &mut [u8], at: usize, number: usize) {
     bytes[at..at + 2].copy_from_slice(&(number as u16).to_be_bytes());
 }
 
