@@ -32,7 +32,7 @@ pub enum Invocation {
 /// A switch to be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How many ports clients may have, 1 to 65535.
+    /// How many ports there are, 1 to 65535.
     pub numports: u32,
     /// Whether every frame goes to every port.
     pub hub: bool,
@@ -268,15 +268,16 @@ pub static PROGRAM: Program = Program {
         Topic {
             title: "Switching",
             options: &[
-                OptionSpec::new(&["numports"], "How many ports there are for clients, 1 to 65535 (default 32).")
+                OptionSpec::new(&["numports"], "How many ports there are, 1 to 65535 (default 32).")
                     .short('n')
                     .takes("N", Value::Text),
                 OptionSpec::new(&["hub"], "Be a hub: every frame goes to every port.").short('x'),
                 OptionSpec::new(
-                    &["fstp", "rstp"],
+                    &["fstp"],
                     "Turn on the rapid spanning tree protocol (IEEE 802.1D-2004), which speaks to older bridges in STP.",
                 )
                 .short('F'),
+                OptionSpec::new(&["rstp"], "The same, by the name of the standard.").yields(),
                 OptionSpec::new(
                     &["priority"],
                     "The bridge priority in the spanning tree, 0 to 65535 (default 32768). The lowest becomes the root.",
@@ -488,7 +489,15 @@ pub static PROGRAM: Program = Program {
 };
 
 /// The program as `vde_switch`: nothing but options.
-static VDE_SWITCH: Program = Program { name: DROP_IN, commands: &[], ..PROGRAM };
+static VDE_SWITCH: Program = Program {
+    name: DROP_IN,
+    description: &[
+        "Switches Ethernet frames between the clients that join by the directory that -s names, TAPs and other links. \
+         The console is on standard input; help lists its commands. This is vswitch; vswitch --help says more.",
+    ],
+    commands: &[],
+    ..PROGRAM
+};
 
 fn parse_switch(program: &Program, words: impl Iterator<Item = String>) -> Result<Invocation, UsageError> {
     let mut raw = Raw::default();
@@ -540,7 +549,7 @@ impl Raw {
         match option {
             "numports" => config.numports = number("--numports", &value, 1, 65535)?,
             "hub" => config.hub = true,
-            "fstp" => config.fstp = true,
+            "fstp" | "rstp" => config.fstp = true,
             "priority" => config.priority = number("--priority", &value, 0, u16::MAX)?,
             "macaddr" => config.mac = Some(station("--macaddr", &value)?),
             "hashsize" => config.hash_size = Some(hash_size(&value)?),

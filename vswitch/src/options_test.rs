@@ -82,11 +82,24 @@ fn vde_switchs_options_mean_what_they_mean_there() {
 }
 
 #[test]
-fn abbreviations_that_were_unique_in_vde_switch_still_are() {
-    for (line, option) in [("--s /d", "sock"), ("--r /f", "rcfile"), ("--no", "nostdin"), ("--pi /f", "pidfile")] {
-        let words = words(line);
-        let first = PROGRAM.parse(words).next().unwrap().unwrap();
-        assert!(matches!(first, Item::Option(found, _) if found.name() == option), "{line}: {first:?}");
+fn abbreviations_mean_what_they_mean_in_vde_switch() {
+    // The names that vde_switch 2.3.2 lists, and what is another name of what.
+    let theirs = "numports hub fstp macaddr priority hashsize sock vdesock=sock unix=sock mode dirmode group daemon \
+                  pidfile rcfile mgmt mgmtmode mgmtgroup debugclients tap nostdin help version";
+    let theirs: Vec<(&str, &str)> =
+        theirs.split_whitespace().map(|name| name.split_once('=').unwrap_or((name, name))).collect();
+    for abbreviation in theirs.iter().flat_map(|(name, _)| (1..=name.len()).map(|end| &name[..end])) {
+        let exact = theirs.iter().find(|(name, _)| *name == abbreviation).map(|(_, option)| *option);
+        let mut fitting: Vec<_> =
+            theirs.iter().filter(|(name, _)| name.starts_with(abbreviation)).map(|(_, option)| *option).collect();
+        fitting.dedup();
+        let expected = exact.or_else(|| fitting.pop().filter(|_| fitting.is_empty()));
+        let found = match PROGRAM.parse([format!("--{abbreviation}"), "1".to_owned()]).next().unwrap() {
+            Ok(Item::Option(option, _)) => Some(option.name()),
+            Err(OptionError::Ambiguous { .. }) => None,
+            other => panic!("--{abbreviation}: {other:?}"),
+        };
+        assert_eq!(found, expected, "--{abbreviation}");
     }
 }
 
@@ -112,7 +125,7 @@ fn the_directorys_permissions_follow_its_sockets_as_in_vde_switch() {
 #[test]
 fn ports_keep_their_order_whichever_option_they_come_from() {
     assert_eq!(ports("-t a --port null:// --tap=b"), ["tap://a?up=on", "null://", "tap://b?up=on"]);
-    assert_eq!(ports("-ta --persist"), ["tap://a?up=on&persist=on"]);
+    assert_eq!(ports("-t a --persist"), ["tap://a?up=on&persist=on"]);
     assert_eq!(ports("--no-persist -t a --port tap://b"), ["tap://a?up=on&persist=off", "tap://b"]);
 }
 
@@ -226,7 +239,7 @@ fn help_states_the_defaults_that_hold() {
     let text = printed("vswitch", "--help").split_whitespace().collect::<Vec<_>>().join(" ");
     let config = Config::default();
     for (words, value) in [
-        ("1 to 65535 (default ", config.numports.to_string()),
+        ("ports there are, 1 to 65535 (default ", config.numports.to_string()),
         ("0 to 65535 (default ", config.priority.to_string()),
         ("1 to 1000000 seconds (default ", config.ageing.as_secs().to_string()),
         ("sockets there, in octal (default ", format!("{:04o}", config.mode)),
