@@ -9,11 +9,13 @@
 //! | `vde` | the control socket that VDE's clients join by |
 //! | `console` | VDE's console, on standard input and on the management socket |
 //! | `watch` | the table, the events, the captures, the metrics |
+//! | `options` | the command line |
 //! | `main` | the program |
 
 pub mod bridge;
 mod event;
 mod id;
+pub mod options;
 pub mod stp;
 pub mod vde;
 
