@@ -7,6 +7,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use link::InterfaceWatch;
 use mio::{Events, Poll};
 use slab::Slab;
 
@@ -30,6 +31,8 @@ pub struct Server {
     pub switch: Switch,
     /// The door of the VDE clients.
     pub door: Listener,
+    /// Word of interfaces that go down and come up.
+    pub interfaces: InterfaceWatch,
     /// The consoles.
     pub consoles: Consoles,
     /// The watching commands and the metrics endpoint.
@@ -44,8 +47,8 @@ impl Server {
     /// # Errors
     /// The event loop fails.
     pub fn run(self) -> io::Result<()> {
-        let Self { mut poll, switch, door, consoles, watchers, about } = self;
-        let mut rounds = Rounds { switch, door, knocks: Slab::new(), consoles, watchers, about };
+        let Self { mut poll, switch, door, interfaces, consoles, watchers, about } = self;
+        let mut rounds = Rounds { switch, door, knocks: Slab::new(), interfaces, consoles, watchers, about };
         let mut events = Events::with_capacity(256);
         loop {
             match poll.poll(&mut events, rounds.timeout()) {
@@ -68,6 +71,7 @@ struct Rounds {
     door: Listener,
     /// Clients that have not said all yet, and until when they may.
     knocks: Slab<(Knock, Instant)>,
+    interfaces: InterfaceWatch,
     consoles: Consoles,
     watchers: Watchers,
     about: About,
@@ -88,6 +92,7 @@ impl Rounds {
     fn serve(&mut self, wake: Wake, registry: &mio::Registry) -> Order {
         match wake {
             Wake::Signal => return Order::End,
+            Wake::Interfaces => self.look_at_carriers(),
             Wake::Door => self.open_door(registry),
             Wake::Knock(key) => self.hear(key, registry),
             Wake::Member(key) => self.switch.serve(key),
@@ -117,6 +122,12 @@ impl Rounds {
             events.iter().for_each(log);
             self.consoles.publish(&events, registry);
             self.watchers.publish(&events, registry);
+        }
+    }
+
+    fn look_at_carriers(&mut self) {
+        if self.interfaces.take() {
+            self.switch.look_at_carriers();
         }
     }
 

@@ -85,12 +85,12 @@ impl DatagramRun {
         self.payload_at
     }
 
-    /// Makes the headers of the long frame in `headers`, from those of the run's first frame; the payloads of all its frames
-    /// follow them.
-    pub fn write_headers(&self, first: &[u8], headers: &mut Vec<u8>) -> VnetHeader {
-        headers.clear();
-        headers.extend_from_slice(&first[..self.payload_at]);
-        let (packet, udp) = headers[self.network_at..].split_at_mut(self.payload_at - self.network_at - UDP_LEN);
+    /// Appends the headers of the long frame to `out`, made from those of the run's first frame; the payloads of all its
+    /// frames follow them.
+    pub fn append_headers(&self, first: &[u8], out: &mut Vec<u8>) -> VnetHeader {
+        let headers = out.len();
+        out.extend_from_slice(&first[..self.payload_at]);
+        let (packet, udp) = out[headers + self.network_at..].split_at_mut(self.payload_at - self.network_at - UDP_LEN);
         let datagram = UDP_LEN + self.payload;
         match self.network {
             Network::V4 => {

@@ -73,7 +73,7 @@ fn a_run_cut_again_is_what_went_in() {
             let run = run_of(&frames).unwrap();
             assert_eq!(run.count(), usize::from(count));
             let mut long = Vec::new();
-            let header = run.write_headers(&frames[0].1, &mut long);
+            let header = run.append_headers(&frames[0].1, &mut long);
             for (_, frame) in &frames {
                 long.extend(&frame[run.payload_at()..]);
             }

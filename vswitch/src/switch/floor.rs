@@ -46,6 +46,13 @@ impl Floor {
         }
     }
 
+    /// Whether every member of a port takes datagrams that are still to be cut.
+    pub(super) fn takes_long_datagrams(&self, port: PortId) -> bool {
+        let members = self.port(port).into_iter().flat_map(|port| &port.members);
+        let mut members = members.filter_map(|key| self.members.get(*key as usize));
+        members.all(|member| member.link.inner().capabilities().offloads.uso)
+    }
+
     /// Sends frames out of a port, to each of its members.
     pub(super) fn send(&mut self, port: PortId, batch: &TxBatch<'_>) {
         let Some(Some(port)) = self.ports.get(port.index()) else { return };

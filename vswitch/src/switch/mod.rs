@@ -399,7 +399,7 @@ impl Switch {
             self.floor.failed.push((key, error));
             return;
         }
-        let (port, carrier_changed) = (member.port, member.look_at_carrier());
+        let (port, carrier_changed) = (member.port, member.note_carrier());
         self.floor.make_ready(key);
         self.set_timer(key);
         if carrier_changed {
@@ -451,18 +451,17 @@ impl Switch {
             self.bridge.expire(now);
         }
         if self.stp.deadline().is_some_and(|deadline| deadline <= now) {
-            self.look_at_carriers();
             self.with_stp(|stp, now, actions| stp.expire(now, actions));
         }
     }
 
-    /// Some links lose their carrier without a readiness that tells. While spanning tree runs its clock, it looks.
-    fn look_at_carriers(&mut self) {
+    /// Some interface of this host has gone down or come up: looks at each member's carrier.
+    pub fn look_at_carriers(&mut self) {
         let changed: BTreeSet<PortId> = self
             .floor
             .members
             .iter_mut()
-            .filter_map(|(_, member)| member.look_at_carrier().then_some(member.port))
+            .filter_map(|(_, member)| member.note_carrier().then_some(member.port))
             .collect();
         for port in changed {
             self.show_carrier(port);
@@ -515,7 +514,7 @@ impl Switch {
             Verdict::Bpdu => bpdus.push(frame.to_vec()),
             Verdict::Drop(reason) => floor.count_drop(ingress, reason),
         });
-        memory.deliver(|port, batch| floor.send(port, batch));
+        memory.deliver(floor);
         if !self.bpdus.is_empty() {
             for frame in mem::take(&mut self.bpdus) {
                 self.with_stp(|stp, now, actions| stp.receive(ingress, &frame, now, actions));

@@ -2,15 +2,19 @@
 //!
 //! Frames lie in memory of the switch's own, so a client cannot change one after it was looked at. Nothing is copied
 //! between receiving and sending: a tag goes in or out between fragments. A frame's work left undone (checksum,
-//! segmentation) stays undone unless a member cannot take it; [`link::Soft`] then does it, for that member alone.
+//! segmentation) stays undone unless a member cannot take it; [`link::Soft`] then does it, for that member alone. Small
+//! datagrams that came in together leave together, as one frame to be cut by the receiver, where that can be done.
 
 use std::mem;
+use std::ops::Range;
 
+use link::soft::DatagramRun;
 use link::{Fragment, FragmentMut, MAX_FRAME_LEN, RxBatch, TxBatch, VnetHeader};
 
 use crate::PortId;
 use crate::bridge::{Egress, TagAction};
 
+use super::floor::Floor;
 use super::port::MAX_TURN;
 
 /// Bytes of the two addresses, behind which a tag stands (IEEE 802.1Q-2018 §9.3).
@@ -29,9 +33,11 @@ pub(super) struct Memory {
     /// Ports with a share, in the order in which they got it.
     touched: Vec<PortId>,
     egress: Vec<Egress>,
+    pieces: Vec<Piece>,
+    /// Bytes of the switch's own in front of frames.
+    fronts: Vec<u8>,
     incoming: RxBatch<'static>,
     outgoing: TxBatch<'static>,
-    tags: Vec<[u8; 4]>,
 }
 
 /// A frame for a port.
@@ -39,6 +45,17 @@ pub(super) struct Memory {
 struct Share {
     frame: usize,
     tag: TagAction,
+}
+
+/// What leaves as one frame.
+struct Piece {
+    /// Frames of the share in it.
+    count: usize,
+    header: VnetHeader,
+    /// The part of `fronts` that comes first.
+    front: Range<usize>,
+    /// Bytes of each frame that stay behind.
+    skip: usize,
 }
 
 impl Default for Memory {
@@ -49,9 +66,10 @@ impl Default for Memory {
             shares: Vec::new(),
             touched: Vec::new(),
             egress: Vec::new(),
+            pieces: Vec::new(),
+            fronts: Vec::new(),
             incoming: RxBatch::new(),
             outgoing: TxBatch::new(),
-            tags: Vec::new(),
         }
     }
 }
@@ -103,49 +121,79 @@ impl Memory {
         }
     }
 
-    /// Hands each port its share, as one batch.
-    pub(super) fn deliver(&mut self, mut send: impl FnMut(PortId, &TxBatch<'_>)) {
+    /// Hands each port its share, as one batch. Datagrams of one flow go as one frame to a port that can cut it.
+    pub(super) fn deliver(&mut self, floor: &mut Floor) {
         let mut touched = mem::take(&mut self.touched);
         for port in touched.drain(..) {
             let mut share = mem::take(&mut self.shares[port.index()]);
-            self.tags.clear();
-            self.tags.extend(share.iter().map(|share| tag_bytes(share.tag)));
+            self.prepare(&share, share.len() > 1 && floor.takes_long_datagrams(port));
             let mut batch = mem::take(&mut self.outgoing).recycle();
-            for (share, tag) in share.iter().zip(&self.tags) {
-                let (header, len) = self.frames[share.frame];
-                push(&mut batch, header, &self.buffers[share.frame][..len], share.tag, tag);
+            let mut rest = share.as_slice();
+            for piece in &self.pieces {
+                let (frames, later) = rest.split_at(piece.count);
+                rest = later;
+                let front = Some(Fragment::new(&self.fronts[piece.front.clone()])).filter(|front| !front.is_empty());
+                let bodies = frames.iter().map(|share| Fragment::new(self.frame(share.frame).1).skip(piece.skip));
+                batch.push(piece.header, front.into_iter().chain(bodies));
             }
-            send(port, &batch);
+            floor.send(port, &batch);
             self.outgoing = batch.recycle();
             share.clear();
             self.shares[port.index()] = share;
         }
         self.touched = touched;
     }
-}
 
-fn tag_bytes(action: TagAction) -> [u8; 4] {
-    match action {
-        TagAction::Insert(tci) | TagAction::Replace(tci) => {
-            let [high, low] = tci.to_be_bytes();
-            [TPID[0], TPID[1], high, low]
+    /// Lays out what a port gets: a piece for each frame, or for a run of datagrams if the port can cut them again.
+    fn prepare(&mut self, share: &[Share], join: bool) {
+        self.pieces.clear();
+        self.fronts.clear();
+        let mut rest = share;
+        while let Some(first) = rest.first() {
+            let (header, len) = self.frames[first.frame];
+            let frame = &self.buffers[first.frame][..len];
+            let run = if join { self.run(rest) } else { None };
+            let begin = self.fronts.len();
+            let (count, header, skip) = match run {
+                Some(run) => (run.count(), run.append_headers(frame, &mut self.fronts), run.payload_at()),
+                None => {
+                    let (header, skip) = change_tag(first.tag, header, frame, &mut self.fronts);
+                    (1, header, skip)
+                }
+            };
+            self.pieces.push(Piece { count, header, front: begin..self.fronts.len(), skip });
+            rest = &rest[count..];
         }
-        TagAction::Keep | TagAction::Remove => [0; 4],
+    }
+
+    /// The run of datagrams that a share begins with, if it is longer than one.
+    fn run(&self, share: &[Share]) -> Option<DatagramRun> {
+        let (first, others) = share.split_first()?;
+        let (header, frame) = self.frame(first.frame);
+        let mut run = DatagramRun::begin(&header, frame).filter(|_| first.tag == TagAction::Keep)?;
+        for other in others {
+            let (header, next) = self.frame(other.frame);
+            if other.tag != TagAction::Keep || !run.extend(frame, &header, next) {
+                break;
+            }
+        }
+        (run.count() > 1).then_some(run)
     }
 }
 
-/// Adds a frame to a batch, its tag changed.
-fn push<'a>(batch: &mut TxBatch<'a>, header: VnetHeader, frame: &'a [u8], action: TagAction, tag: &'a [u8; 4]) {
-    let whole = Fragment::new(frame);
-    let addresses = Fragment::new(frame.get(..ADDRESSES_LEN).unwrap_or(frame));
+/// Appends what takes the place of a frame's first bytes, and returns its header and how many bytes that are.
+fn change_tag(action: TagAction, header: VnetHeader, frame: &[u8], front: &mut Vec<u8>) -> (VnetHeader, usize) {
+    if action == TagAction::Keep {
+        return (header, 0);
+    }
+    front.extend_from_slice(frame.get(..ADDRESSES_LEN).unwrap_or(frame));
+    if let TagAction::Insert(tci) | TagAction::Replace(tci) = action {
+        front.extend_from_slice(&TPID);
+        front.extend_from_slice(&tci.to_be_bytes());
+    }
     match action {
-        TagAction::Keep => batch.push(header, [whole]),
-        TagAction::Insert(_) => {
-            batch.push(header.shifted(TAG_LEN), [addresses, Fragment::new(tag), whole.skip(ADDRESSES_LEN)]);
-        }
-        TagAction::Replace(_) => {
-            batch.push(header, [addresses, Fragment::new(tag), whole.skip(ADDRESSES_LEN + tag.len())]);
-        }
-        TagAction::Remove => batch.push(header.shifted(-TAG_LEN), [addresses, whole.skip(ADDRESSES_LEN + tag.len())]),
+        TagAction::Insert(_) => (header.shifted(TAG_LEN), ADDRESSES_LEN),
+        TagAction::Remove => (header.shifted(-TAG_LEN), ADDRESSES_LEN + TAG_LEN.unsigned_abs() as usize),
+        TagAction::Keep | TagAction::Replace(_) => (header, ADDRESSES_LEN + TAG_LEN.unsigned_abs() as usize),
     }
 }

@@ -161,8 +161,14 @@ impl Member {
         Ok(())
     }
 
-    /// Looks at the carrier again; returns whether it has changed.
-    pub(super) fn look_at_carrier(&mut self) -> bool {
+    /// Something outside may have changed the carrier; returns whether it has.
+    pub(super) fn look_again(&mut self) -> bool {
+        self.link.look_again();
+        self.note_carrier()
+    }
+
+    /// Takes note of the link's carrier; returns whether it has changed.
+    pub(super) fn note_carrier(&mut self) -> bool {
         let state = self.link.state();
         mem::replace(&mut self.carrier, state) != state
     }

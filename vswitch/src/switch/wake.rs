@@ -7,6 +7,8 @@ use mio::Token;
 pub enum Wake {
     /// A signal that ends the switch.
     Signal,
+    /// Some network interface of this host has changed.
+    Interfaces,
     /// A client at the VDE control socket.
     Door,
     /// A client that is saying which port it wants.
@@ -38,16 +40,17 @@ impl Wake {
     pub fn token(self) -> Token {
         let (kind, number) = match self {
             Self::Signal => (0, 0),
-            Self::Door => (1, 0),
-            Self::Knock(number) => (2, number),
-            Self::Member(number) => (3, number),
-            Self::Control(number) => (4, number),
-            Self::ConsoleDoor => (5, 0),
-            Self::Console(number) => (6, number),
-            Self::WatchDoor => (7, 0),
-            Self::Watch(number) => (8, number),
-            Self::MetricsDoor => (9, 0),
-            Self::Metrics(number) => (10, number),
+            Self::Interfaces => (1, 0),
+            Self::Door => (2, 0),
+            Self::Knock(number) => (3, number),
+            Self::Member(number) => (4, number),
+            Self::Control(number) => (5, number),
+            Self::ConsoleDoor => (6, 0),
+            Self::Console(number) => (7, number),
+            Self::WatchDoor => (8, 0),
+            Self::Watch(number) => (9, number),
+            Self::MetricsDoor => (10, 0),
+            Self::Metrics(number) => (11, number),
         };
         Token(kind << NUMBER_BITS | number as usize)
     }
@@ -59,16 +62,17 @@ impl Wake {
         let number = token.0 as u32;
         Some(match token.0 >> NUMBER_BITS {
             0 => Self::Signal,
-            1 => Self::Door,
-            2 => Self::Knock(number),
-            3 => Self::Member(number),
-            4 => Self::Control(number),
-            5 => Self::ConsoleDoor,
-            6 => Self::Console(number),
-            7 => Self::WatchDoor,
-            8 => Self::Watch(number),
-            9 => Self::MetricsDoor,
-            10 => Self::Metrics(number),
+            1 => Self::Interfaces,
+            2 => Self::Door,
+            3 => Self::Knock(number),
+            4 => Self::Member(number),
+            5 => Self::Control(number),
+            6 => Self::ConsoleDoor,
+            7 => Self::Console(number),
+            8 => Self::WatchDoor,
+            9 => Self::Watch(number),
+            10 => Self::MetricsDoor,
+            11 => Self::Metrics(number),
             _ => return None,
         })
     }
@@ -82,6 +86,7 @@ mod tests {
     fn a_token_means_what_it_was_made_from() {
         let sources = [
             Wake::Signal,
+            Wake::Interfaces,
             Wake::Door,
             Wake::Knock(0),
             Wake::Member(u32::MAX),
