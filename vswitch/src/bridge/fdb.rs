@@ -1,90 +1,143 @@
-//! The forwarding database: which port each station was last heard on (IEEE 802.1D-2004 §7.9).
+//! The forwarding database: which port each station was last heard on (IEEE 802.1Q-2018 §8.8).
 //!
-//! Pure: time is an argument. An entry is learned from a source address, moves with its station, and is forgotten when it
-//! has not been heard for the ageing time or when its port goes away. The table is bounded; when it is full, stations that
-//! are not in it stay unknown, so their frames flood, and are counted.
+//! # Theory of operation
+//! A station is a VLAN and an address. It is learned from a source address, moves with its station, and counts no longer
+//! when it has not been heard for the ageing time. A static entry is an administrator's word: it neither moves nor ages.
+//!
+//! A frame costs one probe for its source and one for its destination, whatever the table holds. Nothing is swept on a
+//! frame's behalf: an entry past its time is passed over where it is met. Sweeping only makes room, so it is asked for
+//! ([`Fdb::deadline`]) only after somebody found none, and at most 64 times in an ageing time. A flood of invented
+//! addresses therefore fills the table once, is counted from then on, and costs a frame no more than other frames do.
+//!
+//! Invariant: the count of a port is the number of its dynamic entries in the table, those past their time included.
+//!
+//! Neighbours: [`super::hash`] for the keys, [`super::clock`] for ticks; [`super::Bridge`] learns and asks.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use link::MacAddr;
 
-/// How long a station is remembered without being heard, as IEEE 802.1D-2004 table 7-5 recommends.
+use super::clock::{Tick, ticks};
+use super::hash::Keyed;
+use crate::{PortId, VlanId};
+
+/// How long a station is remembered without being heard, as IEEE 802.1Q-2018 table 8-6 recommends.
 pub const DEFAULT_AGEING: Duration = Duration::from_secs(300);
 
 /// Stations remembered at most, unless told otherwise.
 pub const DEFAULT_CAPACITY: usize = 65536;
 
-/// A forwarding database. `P` names a port.
+/// Sweeps are at least this far apart, and at least 1/64 of the ageing time.
+const SWEEP_PAUSE: Tick = 1000;
+
+/// A forwarding database.
 #[derive(Debug)]
-pub struct Fdb<P> {
-    stations: HashMap<MacAddr, Station<P>>,
-    ageing: Duration,
+pub struct Fdb {
+    stations: HashMap<Key, Entry, Keyed>,
+    /// Dynamic entries by port index.
+    counts: Vec<u32>,
+    ageing: Tick,
+    /// Ageing times of their own, by VLAN index; empty while no VLAN has one.
+    vlan_ageing: Vec<Option<Tick>>,
+    hold: Tick,
     capacity: usize,
-    /// When the oldest entry can expire at the earliest: no sweep is worth its cost before.
-    next_sweep: Option<Instant>,
     refused: u64,
+    /// No entry expires before.
+    next_expiry: Tick,
+    /// No sweep before.
+    next_sweep: Tick,
+    /// Somebody found no room since the last sweep.
+    is_room_wanted: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Station<P> {
-    port: P,
-    heard: Instant,
-}
-
-/// What learning did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Learned<P> {
-    /// The station was unknown.
+/// What learning does with a source address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learned {
+    /// The station was unknown, and is entered.
     New,
-    /// It was known on this port.
+    /// It is known on this port.
     Known,
-    /// It was known on another port.
-    Moved(P),
-    /// The table is full, or the address is a group's and cannot be a source.
-    Refused,
+    /// It was known on another port, and is here now.
+    Moved(PortId),
+    /// It was heard on another port a moment ago, and stays there ([`Fdb::set_hold`]).
+    Held(PortId),
+    /// A static entry has it on another port.
+    Fixed(PortId),
+    /// The port may bring in no more stations.
+    PortFull,
+    /// The table is full.
+    TableFull,
 }
 
-impl<P: Copy + PartialEq> Fdb<P> {
-    /// An empty table.
+/// An entry, as a table shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Station {
+    /// Its VLAN.
+    pub vlan: VlanId,
+    /// Its address.
+    pub address: MacAddr,
+    /// Where it is.
+    pub port: PortId,
+    /// How long ago it was heard; none for a static entry.
+    pub age: Option<Duration>,
+}
+
+/// A VLAN and an address in one word: 12 bits and 48.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key(u64);
+
+impl Key {
+    #[inline]
+    pub(super) fn new(vlan: VlanId, address: MacAddr) -> Self {
+        let [a, b, c, d, e, f] = address.0;
+        Self(u64::from(vlan.number()) << 48 | u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+    }
+
+    fn vlan(self) -> VlanId {
+        VlanId::new((self.0 >> 48) as u16).unwrap_or_default()
+    }
+
+    fn address(self) -> MacAddr {
+        let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
+        MacAddr([a, b, c, d, e, f])
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// When; [`Entry::STATIC`] is later than any time, so that a static entry is never old and never heard later.
+    heard: Tick,
+    port: PortId,
+}
+
+impl Entry {
+    const STATIC: Tick = Tick::MAX;
+
+    fn is_static(self) -> bool {
+        self.heard == Self::STATIC
+    }
+}
+
+impl Fdb {
+    /// An empty table; `seed` keys it.
     #[must_use]
-    pub fn new(ageing: Duration, capacity: usize) -> Self {
-        Self { stations: HashMap::new(), ageing, capacity, next_sweep: None, refused: 0 }
+    pub fn new(seed: u64) -> Self {
+        Self {
+            stations: HashMap::with_hasher(Keyed::new(seed)),
+            counts: Vec::new(),
+            ageing: ticks(DEFAULT_AGEING),
+            vlan_ageing: Vec::new(),
+            hold: 0,
+            capacity: DEFAULT_CAPACITY,
+            refused: 0,
+            next_expiry: Tick::MAX,
+            next_sweep: 0,
+            is_room_wanted: false,
+        }
     }
 
-    /// Notes that a frame from `source` came in on `port`.
-    pub fn learn(&mut self, source: MacAddr, port: P, now: Instant) -> Learned<P> {
-        if source.is_multicast() {
-            return Learned::Refused;
-        }
-        if let Some(station) = self.stations.get_mut(&source) {
-            let before = std::mem::replace(station, Station { port, heard: now });
-            return if before.port == port { Learned::Known } else { Learned::Moved(before.port) };
-        }
-        if self.stations.len() >= self.capacity {
-            self.sweep(now);
-        }
-        if self.stations.len() >= self.capacity {
-            self.refused += 1;
-            return Learned::Refused;
-        }
-        self.stations.insert(source, Station { port, heard: now });
-        Learned::New
-    }
-
-    /// The port of a station that was heard within the ageing time.
-    #[must_use]
-    pub fn lookup(&self, destination: MacAddr, now: Instant) -> Option<P> {
-        let station = self.stations.get(&destination)?;
-        (now.saturating_duration_since(station.heard) < self.ageing).then_some(station.port)
-    }
-
-    /// Forgets every station on a port.
-    pub fn forget_port(&mut self, port: P) {
-        self.stations.retain(|_, station| station.port != port);
-    }
-
-    /// Stations in the table, expired ones that were not swept yet included.
+    /// Stations in the table, those past their time included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.stations.len()
@@ -102,72 +155,238 @@ impl<P: Copy + PartialEq> Fdb<P> {
         self.refused
     }
 
-    /// Removes what has expired. Costs a pass over the table, so it is only done when something can have expired.
-    fn sweep(&mut self, now: Instant) {
-        if self.next_sweep.is_some_and(|at| now < at) {
+    /// Dynamic entries of a port, those past their time included.
+    #[must_use]
+    pub fn stations_on(&self, port: PortId) -> u32 {
+        self.counts.get(port.index()).copied().unwrap_or(0)
+    }
+
+    /// How long a station is remembered without being heard, in VLANs that have no time of their own.
+    #[must_use]
+    pub fn ageing(&self) -> Duration {
+        Duration::from_millis(self.ageing)
+    }
+
+    /// Sets [`Fdb::ageing`], to the millisecond.
+    pub fn set_ageing(&mut self, ageing: Duration) {
+        self.ageing = ticks(ageing);
+        self.next_expiry = 0;
+    }
+
+    /// A VLAN's own ageing time.
+    #[must_use]
+    pub fn vlan_ageing(&self, vlan: VlanId) -> Option<Duration> {
+        self.vlan_ageing.get(vlan.index()).copied().flatten().map(Duration::from_millis)
+    }
+
+    /// Gives a VLAN its own ageing time, or takes it away.
+    pub fn set_vlan_ageing(&mut self, vlan: VlanId, ageing: Option<Duration>) {
+        self.vlan_ageing.resize(VlanId::COUNT, None);
+        self.vlan_ageing[vlan.index()] = ageing.map(ticks);
+        if self.vlan_ageing.iter().all(Option::is_none) {
+            self.vlan_ageing = Vec::new();
+        }
+        self.next_expiry = 0;
+    }
+
+    /// How long after it was last heard a station cannot appear on another port; 0, the default, lets it move at once.
+    #[must_use]
+    pub fn hold(&self) -> Duration {
+        Duration::from_millis(self.hold)
+    }
+
+    /// Sets [`Fdb::hold`], VDE's minimum persistence, to the millisecond.
+    pub fn set_hold(&mut self, hold: Duration) {
+        self.hold = ticks(hold);
+    }
+
+    /// Stations remembered at most.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Sets [`Fdb::capacity`]. What is in the table beyond it stays until it ages.
+    pub fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
+    }
+
+    /// Removes one entry, static or not; whether it was there.
+    pub fn forget(&mut self, vlan: VlanId, address: MacAddr) -> bool {
+        let entry = self.stations.remove(&Key::new(vlan, address));
+        if let Some(entry) = entry {
+            uncount(&mut self.counts, entry);
+        }
+        entry.is_some()
+    }
+
+    /// Forgets the stations learned on a port.
+    pub fn forget_port(&mut self, port: PortId) {
+        if self.stations_on(port) != 0 {
+            self.retain(|_, entry| entry.port != port || entry.is_static());
+        }
+    }
+
+    /// Forgets the stations of one VLAN learned on a port.
+    pub fn forget_port_vlan(&mut self, port: PortId, vlan: VlanId) {
+        if self.stations_on(port) != 0 {
+            self.retain(|key, entry| entry.port != port || key.vlan() != vlan || entry.is_static());
+        }
+    }
+
+    /// Forgets all stations learned.
+    pub fn forget_all(&mut self) {
+        self.retain(|_, entry| entry.is_static());
+    }
+
+    /// Removes the entries of a port, static ones too.
+    pub(super) fn remove_port(&mut self, port: PortId) {
+        self.retain(|_, entry| entry.port != port);
+    }
+
+    /// Enters a station for good, and overrides what was learned of it.
+    pub(super) fn set_static(&mut self, vlan: VlanId, address: MacAddr, port: PortId) {
+        self.forget(vlan, address);
+        self.stations.insert(Key::new(vlan, address), Entry { heard: Entry::STATIC, port });
+    }
+
+    /// Notes that a frame from `source` came in on `port`, which may bring in up to `limit` stations.
+    #[inline]
+    pub(super) fn learn(&mut self, source: Key, port: PortId, limit: u32, tick: Tick) -> Learned {
+        if let Some(entry) = self.stations.get_mut(&source)
+            && entry.port == port
+        {
+            if entry.heard < tick {
+                entry.heard = tick;
+            }
+            return Learned::Known;
+        }
+        self.learn_change(source, port, limit, tick)
+    }
+
+    /// What [`Fdb::learn`] would do.
+    pub(super) fn judge(&self, source: Key, port: PortId, limit: u32, tick: Tick) -> Learned {
+        let entry = self.stations.get(&source).copied();
+        match entry {
+            Some(entry) if entry.port == port => Learned::Known,
+            Some(entry) if entry.is_static() => Learned::Fixed(entry.port),
+            Some(entry) if self.is_fresh(source, entry, tick) && tick.saturating_sub(entry.heard) < self.hold => {
+                Learned::Held(entry.port)
+            }
+            _ if self.stations_on(port) >= limit => Learned::PortFull,
+            Some(entry) if self.is_fresh(source, entry, tick) => Learned::Moved(entry.port),
+            None if self.stations.len() >= self.capacity => Learned::TableFull,
+            _ => Learned::New,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn learn_change(&mut self, source: Key, port: PortId, limit: u32, tick: Tick) -> Learned {
+        let learned = self.judge(source, port, limit, tick);
+        match learned {
+            Learned::New | Learned::Moved(_) => {
+                if let Some(before) = self.stations.insert(source, Entry { heard: tick, port }) {
+                    uncount(&mut self.counts, before);
+                }
+                if self.counts.len() <= port.index() {
+                    self.counts.resize(port.index() + 1, 0);
+                }
+                self.counts[port.index()] += 1;
+                self.next_expiry = self.next_expiry.min(tick.saturating_add(self.ageing_of(source)));
+            }
+            Learned::PortFull => self.is_room_wanted = true,
+            Learned::TableFull => {
+                self.is_room_wanted = true;
+                self.refused += 1;
+            }
+            Learned::Known | Learned::Held(_) | Learned::Fixed(_) => {}
+        }
+        learned
+    }
+
+    /// The port of a station that counts.
+    #[inline]
+    pub(super) fn lookup(&self, destination: Key, tick: Tick) -> Option<PortId> {
+        let entry = self.stations.get(&destination)?;
+        self.is_fresh(destination, *entry, tick).then_some(entry.port)
+    }
+
+    /// A station that counts.
+    pub(super) fn find(&self, vlan: VlanId, address: MacAddr, tick: Tick) -> Option<Station> {
+        let key = Key::new(vlan, address);
+        let entry = *self.stations.get(&key)?;
+        self.is_fresh(key, entry, tick).then(|| station(key, entry, tick))
+    }
+
+    /// The stations that count, in no order.
+    pub(super) fn stations(&self, tick: Tick) -> impl Iterator<Item = Station> {
+        let stations = self.stations.iter().filter(move |(key, entry)| self.is_fresh(**key, **entry, tick));
+        stations.map(move |(key, entry)| station(*key, *entry, tick))
+    }
+
+    /// When a sweep can make room that somebody wants.
+    pub(super) fn deadline(&self) -> Option<Tick> {
+        self.is_room_wanted.then(|| self.next_expiry.max(self.next_sweep)).filter(|tick| *tick != Tick::MAX)
+    }
+
+    /// Sweeps, if that is due.
+    pub(super) fn expire(&mut self, tick: Tick) {
+        if self.deadline().is_none_or(|due| tick < due) {
             return;
         }
-        let ageing = self.ageing;
-        self.stations.retain(|_, station| now.saturating_duration_since(station.heard) < ageing);
-        self.next_sweep = self.stations.values().map(|station| station.heard).min().map(|oldest| oldest + ageing);
+        let (ageing, vlan_ageing) = (self.ageing, std::mem::take(&mut self.vlan_ageing));
+        let mut next_expiry = Tick::MAX;
+        self.retain(|key, entry| {
+            let ageing = vlan_ageing.get(key.vlan().index()).copied().flatten().unwrap_or(ageing);
+            let is_fresh = tick.saturating_sub(entry.heard) < ageing;
+            if is_fresh {
+                next_expiry = next_expiry.min(entry.heard.saturating_add(ageing));
+            }
+            is_fresh
+        });
+        self.vlan_ageing = vlan_ageing;
+        self.next_expiry = next_expiry;
+        self.next_sweep = tick + SWEEP_PAUSE.max(ageing / 64);
+        self.is_room_wanted = false;
+    }
+
+    #[inline]
+    fn is_fresh(&self, key: Key, entry: Entry, tick: Tick) -> bool {
+        tick.saturating_sub(entry.heard) < self.ageing_of(key)
+    }
+
+    #[inline]
+    fn ageing_of(&self, key: Key) -> Tick {
+        if self.vlan_ageing.is_empty() {
+            return self.ageing;
+        }
+        self.vlan_ageing.get(key.vlan().index()).copied().flatten().unwrap_or(self.ageing)
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(Key, Entry) -> bool) {
+        let counts = &mut self.counts;
+        self.stations.retain(|key, entry| {
+            let is_kept = keep(*key, *entry);
+            if !is_kept {
+                uncount(counts, *entry);
+            }
+            is_kept
+        });
+    }
+}
+
+fn station(key: Key, entry: Entry, tick: Tick) -> Station {
+    let age = (!entry.is_static()).then(|| Duration::from_millis(tick.saturating_sub(entry.heard)));
+    Station { vlan: key.vlan(), address: key.address(), port: entry.port, age }
+}
+
+fn uncount(counts: &mut [u32], entry: Entry) {
+    if let Some(count) = counts.get_mut(entry.port.index()).filter(|_| !entry.is_static()) {
+        *count = count.saturating_sub(1);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-    const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-    const C: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
-
-    #[test]
-    fn a_station_is_found_where_it_was_last_heard() {
-        let now = Instant::now();
-        let mut fdb = Fdb::new(DEFAULT_AGEING, 10);
-        assert_eq!(fdb.lookup(A, now), None);
-        assert_eq!(fdb.learn(A, 1, now), Learned::New);
-        assert_eq!(fdb.learn(A, 1, now), Learned::Known);
-        assert_eq!(fdb.learn(A, 2, now), Learned::Moved(1));
-        assert_eq!(fdb.lookup(A, now), Some(2));
-    }
-
-    #[test]
-    fn a_silent_station_is_forgotten_and_a_heard_one_is_not() {
-        let start = Instant::now();
-        let mut fdb = Fdb::new(Duration::from_secs(300), 10);
-        fdb.learn(A, 1, start);
-        fdb.learn(A, 1, start + Duration::from_secs(200));
-        assert_eq!(fdb.lookup(A, start + Duration::from_secs(499)), Some(1));
-        assert_eq!(fdb.lookup(A, start + Duration::from_secs(500)), None);
-    }
-
-    #[test]
-    fn a_full_table_refuses_until_something_expires() {
-        let start = Instant::now();
-        let mut fdb = Fdb::new(Duration::from_secs(300), 2);
-        fdb.learn(A, 1, start);
-        fdb.learn(B, 1, start + Duration::from_secs(100));
-        assert_eq!(fdb.learn(C, 2, start + Duration::from_secs(101)), Learned::Refused);
-        assert_eq!(fdb.refused(), 1);
-        assert_eq!(fdb.learn(C, 2, start + Duration::from_secs(300)), Learned::New);
-        assert_eq!(fdb.len(), 2);
-    }
-
-    #[test]
-    fn group_addresses_are_never_learned() {
-        let mut fdb = Fdb::new(DEFAULT_AGEING, 2);
-        assert_eq!(fdb.learn(MacAddr::BROADCAST, 1, Instant::now()), Learned::Refused);
-        assert!(fdb.is_empty());
-    }
-
-    #[test]
-    fn a_port_takes_its_stations_with_it() {
-        let now = Instant::now();
-        let mut fdb = Fdb::new(DEFAULT_AGEING, 10);
-        fdb.learn(A, 1, now);
-        fdb.learn(B, 2, now);
-        fdb.forget_port(1);
-        assert_eq!((fdb.lookup(A, now), fdb.lookup(B, now)), (None, Some(2)));
-    }
-}
+#[path = "fdb_test.rs"]
+mod tests;
