@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use link::InterfaceWatch;
 use mio::{Events, Poll};
+use program::signals::Signals;
 use slab::Slab;
 
 use crate::about::About;
@@ -27,6 +28,8 @@ const MAX_KNOCKS: usize = 256;
 pub struct Server {
     /// The event loop.
     pub poll: Poll,
+    /// What ends it.
+    pub signals: Signals,
     /// What has been set up.
     pub switch: Switch,
     /// The door of the VDE clients.
@@ -47,8 +50,8 @@ impl Server {
     /// # Errors
     /// The event loop fails.
     pub fn run(self) -> io::Result<()> {
-        let Self { mut poll, switch, door, interfaces, consoles, watchers, about } = self;
-        let mut rounds = Rounds { switch, door, knocks: Slab::new(), interfaces, consoles, watchers, about };
+        let Self { mut poll, signals, switch, door, interfaces, consoles, watchers, about } = self;
+        let mut rounds = Rounds { signals, switch, door, knocks: Slab::new(), interfaces, consoles, watchers, about };
         let mut events = Events::with_capacity(256);
         loop {
             match poll.poll(&mut events, rounds.timeout()) {
@@ -67,6 +70,7 @@ impl Server {
 
 /// The state of the loop's rounds.
 struct Rounds {
+    signals: Signals,
     switch: Switch,
     door: Listener,
     /// Clients that have not said all yet, and until when they may.
@@ -91,7 +95,7 @@ impl Rounds {
     /// Serves what has become ready.
     fn serve(&mut self, wake: Wake, registry: &mio::Registry) -> Order {
         match wake {
-            Wake::Signal => return Order::End,
+            Wake::Signal => return self.hear_signals(),
             Wake::Interfaces => self.look_at_carriers(),
             Wake::Door => self.open_door(registry),
             Wake::Knock(key) => self.hear(key, registry),
@@ -123,6 +127,12 @@ impl Rounds {
             self.consoles.publish(&events, registry);
             self.watchers.publish(&events, registry);
         }
+    }
+
+    /// Being continued after a stop is no reason to end.
+    fn hear_signals(&mut self) -> Order {
+        let ends = std::iter::from_fn(|| self.signals.take()).any(|signal| signal != libc::SIGCONT);
+        if ends { Order::End } else { Order::Continue }
     }
 
     fn look_at_carriers(&mut self) {

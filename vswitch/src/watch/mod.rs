@@ -4,13 +4,35 @@ use mio::Registry;
 
 use crate::Event;
 use crate::about::About;
+use crate::options::{Config, WatchRequest};
 use crate::switch::Switch;
+use crate::vde::Listener;
+
+/// Why a switch cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {}
+
+/// Asks a switch that runs, and prints what it says.
+///
+/// # Errors
+/// There is no such switch, or it does not answer.
+pub fn ask(_request: &WatchRequest) -> Result<(), WatchError> {
+    Ok(())
+}
 
 /// Everybody who watches.
 #[derive(Debug, Default)]
 pub struct Watchers {}
 
 impl Watchers {
+    /// Opens the socket of the watching commands beside the control socket, and the metrics endpoint.
+    ///
+    /// # Errors
+    /// A socket cannot be made.
+    pub fn open(_config: &Config, _door: &Listener, _registry: &Registry) -> Result<Self, WatchError> {
+        Ok(Self::default())
+    }
+
     /// Somebody is at the socket of the watching commands.
     pub fn accept(&mut self, _registry: &Registry) {}
 
