@@ -157,7 +157,7 @@ impl Rounds {
 
     fn begin(&mut self, mut knock: Knock, registry: &mio::Registry) {
         if self.knocks.len() >= MAX_KNOCKS {
-            let oldest = self.knocks.iter().min_by_key(|(_, (_, deadline))| *deadline).map(|(key, _)| key);
+            let oldest = self.knocks.iter().min_by_key(|(_, (_, deadline))| *deadline).map(|(key, _)| key as u32);
             if let Some(key) = oldest {
                 self.refuse(key, "too many clients at the door, and this one has waited longest", registry);
             }

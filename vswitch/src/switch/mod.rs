@@ -461,7 +461,7 @@ impl Switch {
             .floor
             .members
             .iter_mut()
-            .filter_map(|(_, member)| member.note_carrier().then_some(member.port))
+            .filter_map(|(_, member)| member.look_again().then_some(member.port))
             .collect();
         for port in changed {
             self.show_carrier(port);

@@ -4,6 +4,7 @@
 //! client sends changes that. What it wants is a [`Request`], which no length announces: it is what one send brings, or
 //! several as long as bytes are missing.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -112,6 +113,12 @@ impl Knock {
     }
 }
 
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} of user {}", self.pid, self.uid)
+    }
+}
+
 impl Peer {
     fn of(stream: BorrowedFd<'_>) -> io::Result<Self> {
         let mut credentials = [libc::ucred { pid: 0, uid: 0, gid: 0 }];
@@ -139,9 +146,8 @@ const MAX_GROUPS: usize = 65536;
 fn option<T: Copy>(fd: BorrowedFd<'_>, name: libc::c_int, values: &mut [T]) -> io::Result<usize> {
     let mut len = libc::socklen_t::try_from(size_of_val(values)).unwrap_or(0);
     // SAFETY: the memory is as long as stated, and every bit pattern is a value of the types used here.
-    let result = unsafe {
-        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, values.as_mut_ptr().cast(), &raw mut len)
-    };
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, values.as_mut_ptr().cast(), &raw mut len) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
