@@ -498,6 +498,11 @@ impl<'a> RxBatch<'a> {
         Some(RxSlot { fragments, entry, filled: &mut self.filled })
     }
 
+    /// The memory of the slots without a frame, in order, for a link that receives several frames at once.
+    pub(crate) fn free_slots(&self) -> impl Iterator<Item = &[FragmentMut<'a>]> {
+        self.slots[self.filled..].iter().map(|entry| &self.fragments[entry.fragments.clone()])
+    }
+
     /// How many slots hold a frame; these are the first ones.
     #[must_use]
     pub fn filled(&self) -> usize {

@@ -121,7 +121,8 @@ impl Address {
         let mut trailer = [0; Self::LEN - TRAILER_START];
         trailer[..4].copy_from_slice(&side.magic());
         trailer[4] = TRAILER_VERSION;
-        trailer[5] = FEATURES.iter().fold(FEATURE_HEADER, |bits, (bit, has)| bits | if has(offloads) { *bit } else { 0 });
+        trailer[5] =
+            FEATURES.iter().fold(FEATURE_HEADER, |bits, (bit, has)| bits | if has(offloads) { *bit } else { 0 });
         self.0[TRAILER_START..].copy_from_slice(&trailer);
     }
 

@@ -56,11 +56,6 @@ impl Link for ClientLink {
         self.socket.deregister(registry)
     }
 
-    fn service(&mut self, now: Instant) -> io::Result<()> {
-        self.socket.service(now);
-        Ok(())
-    }
-
     fn deadline(&self) -> Option<Instant> {
         self.socket.deadline()
     }
