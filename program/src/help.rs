@@ -54,6 +54,12 @@ pub fn command(program: &Program, command: &Command) -> String {
     text
 }
 
+/// `--version` of a program.
+#[must_use]
+pub fn version(program: &Program) -> String {
+    format!("{} (Etherloom) {}\n", program.name, env!("CARGO_PKG_VERSION"))
+}
+
 /// An option as a list of options has it: every spelling, and what its argument is called.
 #[must_use]
 pub fn head(option: &OptionSpec, style: Style) -> String {

@@ -9,8 +9,10 @@
 //! | `links` | the kinds of links that command lines name |
 //! | `parser` `help` `manual` `completion` | what is made of it: a parser, `--help`, a man page, completions |
 
+pub mod completion;
 pub mod help;
 pub mod links;
+pub mod manual;
 pub mod messages;
 pub mod options;
 mod parser;

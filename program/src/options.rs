@@ -192,6 +192,15 @@ pub struct Scheme {
 /// A name or a number, and what it means.
 pub type Meaning = (&'static str, &'static str);
 
+/// A section of the man page that only this program has.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// The heading.
+    pub title: &'static str,
+    /// What is explained there.
+    pub entries: &'static [Meaning],
+}
+
 /// A program.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
@@ -209,10 +218,10 @@ pub struct Program {
     pub topics: &'static [Topic],
     /// Its commands, if it has some.
     pub commands: &'static [Command],
-    /// What its options and commands are given by position.
-    pub operands: &'static [Operand],
     /// The links it can open.
     pub schemes: &'static [Scheme],
+    /// What else the man page explains.
+    pub sections: &'static [Section],
     /// Exit statuses.
     pub exit_statuses: &'static [Meaning],
     /// Files.

@@ -465,8 +465,9 @@ pub static PROGRAM: Program = Program {
             operands: &[Operand { name: "PORT", value: Value::Text }],
         },
     ],
-    operands: &[],
+
     schemes: &LINKS,
+    sections: &[],
     exit_statuses: &[
         ("0", "The switch was told to end, or the question was answered."),
         ("1", "Something failed; one line on standard error says what."),
@@ -506,16 +507,12 @@ fn parse_switch(program: &Program, words: impl Iterator<Item = String>) -> Resul
             Item::Operand(word) => return Err(unexpected(program, word)),
             Item::Option(option, value) => match (option.name(), value.unwrap_or_default()) {
                 ("help", _) => return Ok(Invocation::Print(help::program(program))),
-                ("version", _) => return Ok(Invocation::Print(version(program))),
+                ("version", _) => return Ok(Invocation::Print(help::version(program))),
                 (name, value) => raw.take(name, value)?,
             },
         }
     }
     Ok(Invocation::Switch(Box::new(raw.finish()?)))
-}
-
-fn version(program: &Program) -> String {
-    format!("{} (Etherloom) {}\n", program.name, env!("CARGO_PKG_VERSION"))
 }
 
 fn unexpected(program: &Program, word: String) -> UsageError {

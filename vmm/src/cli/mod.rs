@@ -8,7 +8,9 @@ mod table;
 use std::path::PathBuf;
 
 pub use network::{Attachment, NetworkPlan, NicPlan};
-pub use table::help;
+pub use table::{PROGRAM, help};
+
+use program::options::{Item, OptionError, printable};
 
 use crate::config::Config;
 use network::NetworkOptions;
@@ -38,20 +40,12 @@ pub struct Run {
 /// A command line that makes no sense: exit status 2.
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
-    /// No such option.
-    #[error("unknown option '{0}'{hint}", hint = did_you_mean(.0))]
-    UnknownOption(String),
+    /// No such option, or one without its argument.
+    #[error(transparent)]
+    Option(#[from] OptionError),
     /// Text where an option was expected.
-    #[error("unexpected argument '{0}': disk images are not supported, a kernel is named by -kernel FILE")]
+    #[error("unexpected argument '{}': disk images are not supported, a kernel is named by -kernel FILE", printable(.0))]
     UnexpectedArgument(String),
-    /// An option without its argument.
-    #[error("-{option} needs an argument: {argument}")]
-    NoArgument {
-        /// The option's name.
-        option: &'static str,
-        /// What was expected.
-        argument: &'static str,
-    },
     /// An option that may be given once.
     #[error("-{0} is given twice")]
     Twice(&'static str),
@@ -81,10 +75,6 @@ pub enum UsageError {
     Network(String),
 }
 
-fn did_you_mean(option: &str) -> String {
-    table::nearest(option.trim_start_matches('-')).map(|name| format!(": did you mean -{name}?")).unwrap_or_default()
-}
-
 /// The default guest memory in MiB, as QEMU's.
 const DEFAULT_MEMORY_MIB: u64 = 128;
 const MIB: u64 = 1 << 20;
@@ -98,22 +88,14 @@ const MAX_CPUS: u8 = 254;
 /// [`UsageError`], one line that names the option.
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Invocation, UsageError> {
     let mut raw = Raw::default();
-    let mut arguments = arguments.into_iter();
-    while let Some(word) = arguments.next() {
-        let Some(name) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).filter(|name| !name.is_empty())
-        else {
-            return Err(UsageError::UnexpectedArgument(word));
-        };
-        let spec = table::find(name).ok_or_else(|| UsageError::UnknownOption(word.clone()))?;
-        let value = if spec.argument.is_empty() {
-            String::new()
-        } else {
-            arguments.next().ok_or(UsageError::NoArgument { option: spec.name, argument: spec.argument })?
-        };
-        match spec.name {
-            "help" | "h" => return Ok(Invocation::Print(help())),
-            "version" => return Ok(Invocation::Print(format!("vmm (Etherloom) {}\n", env!("CARGO_PKG_VERSION")))),
-            option => raw.take(option, value)?,
+    for item in PROGRAM.parse(arguments) {
+        match item? {
+            Item::Operand(word) => return Err(UsageError::UnexpectedArgument(word)),
+            Item::Option(option, value) => match option.name() {
+                "help" => return Ok(Invocation::Print(help())),
+                "version" => return Ok(Invocation::Print(program::help::version(&PROGRAM))),
+                name => raw.take(name, value.unwrap_or_default())?,
+            },
         }
     }
     raw.finish()
@@ -274,6 +256,8 @@ fn parse_serial(value: &str) -> Result<bool, UsageError> {
 
 #[cfg(test)]
 mod tests {
+    use program::options::Style;
+
     use super::*;
 
     fn run(line: &str) -> Run {
@@ -285,6 +269,17 @@ mod tests {
 
     fn error(line: &str) -> String {
         parse(line.split_whitespace().map(str::to_owned)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_option_of_the_table_is_taken() {
+        for option in PROGRAM.options() {
+            let value = option.argument.value().map(|_| "1".to_owned());
+            match parse([Some(option.dashed(Style::Qemu)), value].into_iter().flatten()) {
+                Err(UsageError::Option(error)) => panic!("{error}"),
+                Ok(_) | Err(_) => {}
+            }
+        }
     }
 
     #[test]

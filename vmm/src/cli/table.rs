@@ -1,164 +1,191 @@
-//! The options, once: the parser looks them up here and `-help` is printed from here.
+//! The options, once: the parser looks them up here; `-help`, the man page and the completions are printed from here.
 
-use std::fmt::Write as _;
+use program::options::{OptionSpec, Program, Section, Style, Topic, Value};
 
-/// One option of the command line.
-#[derive(Debug, PartialEq, Eq)]
-pub struct OptionSpec {
-    /// The name, without dashes.
-    pub name: &'static str,
-    /// What its argument is called, or empty if it takes none.
-    pub argument: &'static str,
-    /// What it does, for `-help`; lines are separated by `\n`.
-    pub help: &'static str,
-}
-
-const fn option(name: &'static str, argument: &'static str, help: &'static str) -> OptionSpec {
-    OptionSpec { name, argument, help }
-}
-
-/// Every option, by topic, in the order of `-help`.
-pub const TOPICS: &[(&str, &[OptionSpec])] = &[
-    (
-        "Machine",
-        &[
-            option("m", "[size=]SIZE[M|G]", "guest memory, in MiB unless a suffix says otherwise (default 128)"),
-            option("smp", "[cpus=]N", "number of virtual CPUs (default 1)"),
-            option("cpu", "host|max", "the processor model: always the host's own"),
-            option("M", "TYPE", "the machine type: pc, q35 and microvm all name the one machine there is"),
-            option("machine", "TYPE[,accel=kvm]", "the same"),
-            option("accel", "kvm", "the accelerator: KVM is the only one"),
-            option("enable-kvm", "", "the same, as a switch"),
-            option("name", "[guest=]NAME", "the guest's name, shown in messages"),
-            option("no-reboot", "", "exit instead of starting again when the guest reboots"),
-        ],
-    ),
-    (
-        "Boot",
-        &[
-            option("kernel", "FILE", "boot this bzImage or ELF vmlinux"),
-            option("initrd", "FILE", "with this initial RAM disk"),
-            option("append", "TEXT", "and this kernel command line"),
-        ],
-    ),
-    (
-        "Console",
-        &[
-            option(
-                "nographic",
-                "",
-                "first serial port on this terminal; Ctrl-A x ends the machine, Ctrl-A h lists more",
-            ),
-            option("serial", "stdio|none", "where the first serial port goes (default stdio; none with -daemonize)"),
-            option("display", "none", "there is no display; accepted for the sake of existing scripts"),
-            option("vga", "none", "likewise"),
-            option("monitor", "none", "likewise"),
-            option("nodefaults", "", "no network card unless one is asked for"),
-        ],
-    ),
-    (
-        "Network",
-        &[
-            option(
-                "net",
-                "nic[,model=M][,macaddr=MAC][,netdev=ID][,addr=SLOT]",
-                "a network card, on the hub that all -net parts share (or on a netdev)",
-            ),
-            option(
-                "net",
-                "user[,hostfwd=RULE]...|tap[,ifname=NAME]|...",
-                "put a backend on that hub; the backends are those of -netdev",
-            ),
-            option(
-                "net",
-                "dump[,file=FILE][,len=N]",
-                "write what passes the hub to a pcap file (default vmm-net.pcap, 65536 bytes of each frame)",
-            ),
-            option("net", "none", "no network card at all"),
-            option("nic", "BACKEND[,model=M][,mac=MAC]...|none", "a network card and its backend in one"),
-            option(
-                "netdev",
-                "BACKEND,id=ID[,KEY=VALUE]...",
-                "a backend, for a -device to name. user: net, host, dns, dhcpstart, hostname, domainname,\n\
-                 dnssearch, restrict, host-loopback, mtu, hostfwd=[tcp|udp]:[ADDR]:PORT-[ADDR]:PORT;\n\
-                 tap: ifname, fd, mtu, up, persist; pcap: file, len, time; null",
-            ),
-            option(
-                "device",
-                "MODEL,netdev=ID[,mac=MAC][,addr=SLOT][,host_mtu=N]",
-                "a network card (virtio-net-pci), or virtio-rng-pci",
-            ),
-            option(
-                "object",
-                "filter-dump,id=ID,netdev=ID,file=FILE[,maxlen=N]",
-                "write what passes a backend to a pcap file",
-            ),
-        ],
-    ),
-    (
-        "Process",
-        &[
-            option("pidfile", "FILE", "write the process id to this file, and remove it at the end"),
-            option("daemonize", "", "go to the background once the machine is set up"),
-            option("version", "", "print the version"),
-            option("help", "", "print this"),
-            option("h", "", "the same"),
-        ],
-    ),
-];
-
-/// Finds an option by its name, written without dashes.
-#[must_use]
-pub fn find(name: &str) -> Option<&'static OptionSpec> {
-    TOPICS.iter().flat_map(|(_, options)| *options).find(|option| option.name == name)
-}
-
-/// The option whose name is nearest to a mistyped one, if one is near.
-#[must_use]
-pub fn nearest(name: &str) -> Option<&'static str> {
-    TOPICS
-        .iter()
-        .flat_map(|(_, options)| *options)
-        .map(|option| (distance(option.name, name), option.name))
-        .filter(|&(distance, candidate)| distance <= 2 && distance < candidate.len())
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &cb) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
+/// The program and its options, in the order of `-help`.
+pub static PROGRAM: Program = Program {
+    name: "vmm",
+    summary: "virtual machine with pluggable network backends",
+    style: Style::Qemu,
+    usage: &["-kernel FILE [OPTION]..."],
+    description: &[
+        "Boots a Linux kernel in a KVM machine whose network cards attach to pluggable backends.",
+        "Options are QEMU's, with one dash or two. With no network option there is one card, on 'user'.",
+    ],
+    topics: &[
+        Topic {
+            title: "Machine",
+            options: &[
+                OptionSpec::new(&["m"], "guest memory, in MiB unless a suffix says otherwise (default 128)")
+                    .takes("[size=]SIZE[M|G]", Value::Text),
+                OptionSpec::new(&["smp"], "number of virtual CPUs (default 1)").takes("[cpus=]N", Value::Text),
+                OptionSpec::new(&["cpu"], "the processor model: always the host's own")
+                    .takes("host|max", Value::Choice(&["host", "max"])),
+                OptionSpec::new(&["M"], "the machine type: pc, q35 and microvm all name the one machine there is")
+                    .takes("TYPE", Value::Choice(&["pc", "q35", "microvm"])),
+                OptionSpec::new(&["machine"], "the same")
+                    .takes("TYPE[,accel=kvm]", Value::Choice(&["pc", "q35", "microvm"])),
+                OptionSpec::new(&["accel"], "the accelerator: KVM is the only one")
+                    .takes("kvm", Value::Choice(&["kvm"])),
+                OptionSpec::new(&["enable-kvm"], "the same, as a switch"),
+                OptionSpec::new(&["name"], "the guest's name, shown in messages").takes("[guest=]NAME", Value::Text),
+                OptionSpec::new(&["no-reboot"], "exit instead of starting again when the guest reboots"),
+            ],
+        },
+        Topic {
+            title: "Boot",
+            options: &[
+                OptionSpec::new(&["kernel"], "boot this bzImage or ELF vmlinux").takes("FILE", Value::File),
+                OptionSpec::new(&["initrd"], "with this initial RAM disk").takes("FILE", Value::File),
+                OptionSpec::new(&["append"], "and this kernel command line").takes("TEXT", Value::Text),
+            ],
+        },
+        Topic {
+            title: "Console",
+            options: &[
+                OptionSpec::new(
+                    &["nographic"],
+                    "first serial port on this terminal; Ctrl-A x ends the machine, Ctrl-A h lists more",
+                ),
+                OptionSpec::new(&["serial"], "where the first serial port goes (default stdio; none with -daemonize)")
+                    .takes("stdio|none", Value::Choice(&["stdio", "none"])),
+                OptionSpec::new(&["display"], "there is no display; accepted for the sake of existing scripts")
+                    .takes("none", Value::Choice(&["none"])),
+                OptionSpec::new(&["vga"], "likewise").takes("none", Value::Choice(&["none"])),
+                OptionSpec::new(&["monitor"], "likewise").takes("none", Value::Choice(&["none"])),
+                OptionSpec::new(&["nodefaults"], "no network card unless one is asked for"),
+            ],
+        },
+        Topic {
+            title: "Network",
+            options: &[
+                OptionSpec::new(&["net"], "a network card, on the hub that all -net parts share (or on a netdev)")
+                    .takes(
+                        "nic[,model=M][,macaddr=MAC][,netdev=ID][,addr=SLOT]",
+                        Value::Choice(&["nic,model=", "nic,macaddr=", "nic,netdev="]),
+                    )
+                    .repeatable(),
+                OptionSpec::new(&["net"], "put a backend on that hub; the backends are those of -netdev")
+                    .takes(
+                        "user[,hostfwd=RULE]...|tap[,ifname=NAME]|...",
+                        Value::Choice(&["user", "user,", "tap,ifname=", "pcap,file="]),
+                    )
+                    .repeatable(),
+                OptionSpec::new(
+                    &["net"],
+                    "write what passes the hub to a pcap file (default vmm-net.pcap, 65536 bytes of each frame)",
+                )
+                .takes("dump[,file=FILE][,len=N]", Value::Choice(&["dump,file="]))
+                .repeatable(),
+                OptionSpec::new(&["net"], "no network card at all").takes("none", Value::Choice(&["none"])),
+                OptionSpec::new(&["nic"], "a network card and its backend in one")
+                    .takes(
+                        "BACKEND[,model=M][,mac=MAC]...|none",
+                        Value::Choice(&["user", "user,", "tap,ifname=", "pcap,file=", "null", "none"]),
+                    )
+                    .repeatable(),
+                OptionSpec::new(
+                    &["netdev"],
+                    "a backend, for a -device to name. \
+                     user: net, host, dns, dhcpstart, hostname, domainname, dnssearch, restrict, host-loopback, mtu, \
+                     hostfwd=[tcp|udp]:[ADDR]:PORT-[ADDR]:PORT; \
+                     tap: ifname, fd, mtu, up, persist; pcap: file, len, time; null",
+                )
+                .takes(
+                    "BACKEND,id=ID[,KEY=VALUE]...",
+                    Value::Choice(&["user,id=", "tap,ifname=", "pcap,file=", "null,id="]),
+                )
+                .repeatable(),
+                OptionSpec::new(&["device"], "a network card (virtio-net-pci), or virtio-rng-pci")
+                    .takes(
+                        "MODEL,netdev=ID[,mac=MAC][,addr=SLOT][,host_mtu=N]",
+                        Value::Choice(&["virtio-net-pci,netdev=", "virtio-rng-pci"]),
+                    )
+                    .repeatable(),
+                OptionSpec::new(&["object"], "write what passes a backend to a pcap file")
+                    .takes("filter-dump,id=ID,netdev=ID,file=FILE[,maxlen=N]", Value::Choice(&["filter-dump,id="]))
+                    .repeatable(),
+            ],
+        },
+        Topic {
+            title: "Process",
+            options: &[
+                OptionSpec::new(&["pidfile"], "write the process id to this file, and remove it at the end")
+                    .takes("FILE", Value::File),
+                OptionSpec::new(&["daemonize"], "go to the background once the machine is set up"),
+                OptionSpec::new(&["version"], "print the version"),
+                OptionSpec::new(&["help", "h"], "print this"),
+            ],
+        },
+    ],
+    commands: &[],
+    schemes: &[],
+    sections: &[
+        Section {
+            title: "NETWORK BACKENDS",
+            entries: &[
+                (
+                    "user",
+                    "The user-mode NAT, which needs no privileges: ARP, DHCP, a name server that asks the host's, ICMP \
+                     echo, TCP and UDP. Addresses are QEMU's: network 10.0.2.0/24, gateway 10.0.2.2, name server \
+                     10.0.2.3, leases from 10.0.2.15; net=ADDRESS/PREFIX, host=, dns= and dhcpstart= change them. \
+                     hostfwd= opens a port of the host that leads to the guest. The guest reaches services on the \
+                     host's loopback through the gateway's address: host-loopback=off shuts that way, and restrict=on \
+                     every way out but the answers to hostfwd.",
+                ),
+                (
+                    "tap,ifname=NAME",
+                    "A TAP of this host, made if it does not exist: mtu=BYTES sets its MTU, up=on brings it up, \
+                     persist=on keeps it. fd=N takes one that was left open instead.",
+                ),
+                (
+                    "pcap,file=FILE",
+                    "A capture and nothing else: len=BYTES keeps so much of each frame, time=nano is finer.",
+                ),
+                ("null", "Nothing: what is sent there is gone."),
+            ],
+        },
+        Section {
+            title: "KEYS",
+            entries: &[
+                ("Ctrl-A x", "End the machine."),
+                ("Ctrl-A h", "List these keys."),
+                ("Ctrl-A Ctrl-A", "Send Ctrl-A to the guest."),
+            ],
+        },
+    ],
+    exit_statuses: &[
+        ("0", "The guest powered off, or was told to end."),
+        ("1", "Something failed; one line on standard error says what."),
+        ("2", "The command line makes no sense; one line on standard error says why."),
+    ],
+    files: &[
+        ("/dev/kvm", "The processor's virtualization; the user must be able to read and write it."),
+        ("/dev/net/tun", "TAPs."),
+    ],
+    environment: &[(
+        "ETHERLOOM_LOG",
+        "How much is said on standard error: error, warn (the default), info, debug or trace.",
+    )],
+    examples: &[
+        (
+            "A guest on this terminal, with a card on the user-mode NAT and its port 22 at 2222 of this host:",
+            "vmm -m 512 -smp 2 -kernel /boot/vmlinuz -initrd initrd.img -append console=ttyS0 -nographic \
+             -net nic,model=virtio -net user,hostfwd=tcp::2222-:22",
+        ),
+        (
+            "The same card on a TAP, and a capture of what passes:",
+            "vmm -kernel vmlinuz -netdev tap,id=n0,ifname=tap0 -device virtio-net-pci,netdev=n0 \
+             -object filter-dump,id=f0,netdev=n0,file=guest.pcap",
+        ),
+    ],
+    see_also: &["vswitch(1)", "qemu-system-x86_64(1)"],
+};
 
 /// The text of `-help`.
 #[must_use]
 pub fn help() -> String {
-    let mut text = String::from(
-        "usage: vmm -kernel FILE [OPTION]...\n\n\
-         Boots a Linux kernel in a KVM machine whose network cards attach to pluggable backends.\n\
-         Options are QEMU's, with one dash or two. With no network option there is one card, on 'user'.\n",
-    );
-    for (topic, options) in TOPICS {
-        let _ = writeln!(text, "\n{topic}:");
-        for option in *options {
-            let _ = writeln!(text, "  -{} {}", option.name, option.argument);
-            for line in option.help.lines() {
-                let _ = writeln!(text, "        {line}");
-            }
-        }
-    }
-    text
+    program::help::program(&PROGRAM)
 }
 
 #[cfg(test)]
@@ -166,18 +193,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mistyped_option_finds_its_neighbour() {
-        assert_eq!(nearest("nograpic"), Some("nographic"));
-        assert_eq!(nearest("kernal"), Some("kernel"));
-        assert_eq!(nearest("drive"), None);
-        assert_eq!(nearest("zz"), None);
-    }
-
-    #[test]
     fn help_shows_every_option() {
         let text = help();
-        for option in TOPICS.iter().flat_map(|(_, options)| *options) {
-            assert!(text.contains(&format!("  -{} {}", option.name, option.argument)), "{}", option.name);
+        for option in PROGRAM.options() {
+            let head = program::help::head(option, Style::Qemu);
+            assert!(text.contains(&format!("\n  {head}\n")), "{head}");
         }
     }
 }
