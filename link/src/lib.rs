@@ -12,7 +12,8 @@
 //! | `frame` | header, fragments, batches: how a frame is handed over |
 //! | `counters` | what a link has carried, and what it dropped and why |
 //! | `locator` | the grammar that names a link on every command line |
-//! | `null` `pair` `tap` | the plain kinds, one file each |
+//! | `null` `pair` `tap` `vde` | the plain kinds, one file each; `vde` with the formats that a switch needs too |
+//! | `datagram` | frames over datagram sockets, for `vde` at either end |
 //! | `interface_watch` | word of the kernel that an interface went up or down |
 //! | `pcap` `soft` | links around another link: a capture, and offloads in software |
 
@@ -42,6 +43,7 @@ pub use pcap::{Pcap, PcapConfig, PcapError, Resolution};
 pub use reason::reason;
 pub use soft::Soft;
 pub use tap::{Tap, TapError};
+pub use vde::{Vde, VdeConfig, VdeError};
 
 use std::io;
 use std::time::Instant;

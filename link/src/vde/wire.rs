@@ -121,8 +121,7 @@ impl Address {
         let mut trailer = [0; Self::LEN - TRAILER_START];
         trailer[..4].copy_from_slice(&side.magic());
         trailer[4] = TRAILER_VERSION;
-        trailer[5] =
-            FEATURES.iter().fold(FEATURE_HEADER, |bits, (bit, has)| bits | if has(offloads) { *bit } else { 0 });
+        trailer[5] = feature_bits(offloads);
         self.0[TRAILER_START..].copy_from_slice(&trailer);
     }
 
@@ -157,12 +156,15 @@ const FEATURE_CHECKSUM: u8 = 0x02;
 const FEATURE_TSO4: u8 = 0x04;
 const FEATURE_TSO6: u8 = 0x08;
 const FEATURE_USO: u8 = 0x10;
-const FEATURES: [(u8, fn(Offloads) -> bool); 4] = [
-    (FEATURE_CHECKSUM, |offloads| offloads.checksum),
-    (FEATURE_TSO4, |offloads| offloads.tso4),
-    (FEATURE_TSO6, |offloads| offloads.tso6),
-    (FEATURE_USO, |offloads| offloads.uso),
-];
+/// The feature byte of an offer.
+fn feature_bits(offloads: Offloads) -> u8 {
+    let bit = |is_set, bit| if is_set { bit } else { 0 };
+    FEATURE_HEADER
+        | bit(offloads.checksum, FEATURE_CHECKSUM)
+        | bit(offloads.tso4, FEATURE_TSO4)
+        | bit(offloads.tso6, FEATURE_TSO6)
+        | bit(offloads.uso, FEATURE_USO)
+}
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -300,4 +302,183 @@ impl Reply {
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOME: Offloads = Offloads { checksum: true, tso4: false, tso6: true, uso: false };
+
+    fn address(path: &str) -> Address {
+        Address::of_path(Path::new(path)).unwrap()
+    }
+
+    /// A version 3 request as libvdeplug 4.0.1 sends it.
+    fn libvdeplug_request(port: u8, words: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0xce, 0xfa, 0xed, 0xfe, 3, 0, 0, 0, 0, port, 0, 0, 1, 0];
+        bytes.extend(b"/tmp/sw/.13160-00000");
+        bytes.resize(122, 0);
+        bytes.extend(words);
+        bytes
+    }
+
+    /// A version 1 request.
+    fn v1_request(address: &[u8], words: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0xce, 0xfa, 0xed, 0xfe, 0, 0, 0, 0, 2, 0, 0, 0, 0, 7, 1, 0];
+        bytes.extend(address);
+        bytes.resize(124, 0);
+        bytes.extend(words);
+        bytes
+    }
+
+    #[test]
+    fn a_request_of_libvdeplug_is_understood() {
+        let request = Request::parse(&libvdeplug_request(3, b"vdeplug: user=root pid=13160")).unwrap();
+        assert_eq!(request.port, 3);
+        assert_eq!(request.client.path(), Some(Path::new("/tmp/sw/.13160-00000")));
+        assert_eq!(request.offer, None);
+        assert_eq!(request.description, b"vdeplug: user=root pid=13160");
+        assert_eq!(request.encode(), libvdeplug_request(3, b"vdeplug: user=root pid=13160"));
+    }
+
+    #[test]
+    fn a_uml_request_has_an_abstract_address_and_two_bytes_more() {
+        let mut bytes = libvdeplug_request(0, &[0, 0]);
+        bytes[14..122].fill(0);
+        bytes[15..20].copy_from_slice(b"\x39\x30\0\0\x17");
+        let request = Request::parse(&bytes).unwrap();
+        assert_eq!(request.client.path(), None);
+        assert_eq!(request.client.as_bytes()[..], bytes[12..122]);
+        assert_eq!(request.description, b"");
+    }
+
+    #[test]
+    fn a_trailer_inside_an_abstract_address_is_a_part_of_it() {
+        let mut bytes = libvdeplug_request(0, b"");
+        bytes[14] = 0;
+        bytes[106..112].copy_from_slice(b"ELq\x01\x01\x1f");
+        let request = Request::parse(&bytes).unwrap();
+        assert_eq!(request.offer, None);
+        assert_eq!(request.client.as_bytes()[..], bytes[12..122]);
+    }
+
+    #[test]
+    fn a_version_1_request_is_understood() {
+        let request = Request::parse(&v1_request(b"/tmp/old", b"uml")).unwrap();
+        assert_eq!((request.port, request.description.as_slice()), (0, &b"uml"[..]));
+        assert_eq!(request.client.path(), Some(Path::new("/tmp/old")));
+    }
+
+    #[test]
+    fn every_part_of_a_request_is_short_until_its_last_byte_is_there() {
+        let (v3, v1) = (libvdeplug_request(3, b""), v1_request(b"/tmp/old", b""));
+        for (whole, len) in [(&v3, 122), (&v1, 124)] {
+            for end in 0..len {
+                assert_eq!(Request::parse(&whole[..end]), Err(RequestError::Short(end)));
+            }
+            assert!(Request::parse(&whole[..len]).is_ok());
+        }
+    }
+
+    #[test]
+    fn other_things_than_requests_are_refused() {
+        let changed = |at: usize, to: u8| {
+            let mut bytes = libvdeplug_request(3, b"words");
+            bytes[at] = to;
+            Request::parse(&bytes).unwrap_err()
+        };
+        assert_eq!(changed(0, 0), RequestError::Magic(u32::from_ne_bytes([0, 0xfa, 0xed, 0xfe])));
+        assert_eq!(changed(4, 2), RequestError::Version(2));
+        assert_eq!(changed(4, 4), RequestError::Version(4));
+        assert_eq!(changed(8, 2), RequestError::ControlType(2));
+        assert_eq!(changed(12, 2), RequestError::Family(2));
+        assert_eq!(Request::parse(&[b'G'; 4]), Err(RequestError::Magic(0x4747_4747)));
+        let long = libvdeplug_request(0, &[b'x'; 135]);
+        assert_eq!(Request::parse(&long), Err(RequestError::Long));
+        assert_eq!(Request::parse(&long[..256]).unwrap().description.len(), 134);
+    }
+
+    #[test]
+    fn a_trailer_stands_in_the_last_16_bytes_of_the_address() {
+        let request =
+            Request { port: 0x12_3456, client: address("/tmp/a"), offer: Some(SOME), description: b"me".to_vec() };
+        let bytes = request.encode();
+        assert_eq!(bytes[8..12], [0, 0x56, 0x34, 0x12]);
+        assert_eq!(bytes[12..20], *b"\x01\0/tmp/a");
+        assert!(bytes[20..106].iter().all(|byte| *byte == 0));
+        assert_eq!(bytes[106..122], *b"ELq\x01\x01\x0b\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(bytes[122..], *b"me");
+        assert_eq!(Request::parse(&bytes), Ok(request));
+
+        let reply = Reply { switch: address("/tmp/sw/001.0"), offer: Some(Offloads::ALL) };
+        let bytes = reply.encode();
+        assert_eq!(bytes[94..110], *b"ELr\x01\x01\x1f\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(Reply::parse(&bytes), Some(reply));
+    }
+
+    #[test]
+    fn a_path_that_reaches_into_the_trailer_has_none() {
+        let offer = |len: usize| {
+            let reply = Reply { switch: address(&"p".repeat(len)), offer: Some(SOME) };
+            assert_eq!(reply.can_offer(), len <= 91);
+            let parsed = Reply::parse(&reply.encode()).unwrap();
+            assert_eq!(parsed.switch, reply.switch);
+            parsed.offer
+        };
+        assert_eq!(offer(91), Some(SOME));
+        assert_eq!(offer(92), None);
+        assert_eq!(offer(107), None);
+        assert_eq!(Address::of_path(Path::new(&"p".repeat(108))), None);
+        assert_eq!(Address::of_path(Path::new("")), None);
+        assert_eq!(Address::of_path(Path::new("a\0b")), None);
+    }
+
+    #[test]
+    fn a_path_of_all_108_bytes_ends_without_a_nul() {
+        let mut bytes = libvdeplug_request(0, b"");
+        bytes[14..122].fill(b'p');
+        let request = Request::parse(&bytes).unwrap();
+        assert_eq!(request.client.path().unwrap().as_os_str().len(), 108);
+    }
+
+    #[test]
+    fn an_echoed_request_makes_no_agreement() {
+        let request = Request { port: 0, client: address("/tmp/a"), offer: Some(SOME), description: Vec::new() };
+        let echo = request.encode()[12..122].try_into().unwrap();
+        assert_eq!(Reply::parse(&echo).unwrap().offer, None);
+    }
+
+    #[test]
+    fn rubbish_behind_a_path_is_neither_address_nor_offer() {
+        let mut bytes = *address("/tmp/a").as_bytes();
+        bytes[10..].fill(0xa5);
+        assert_eq!(Reply::parse(&bytes), Some(Reply { switch: address("/tmp/a"), offer: None }));
+        let reply = |features: u8, version: u8| {
+            let mut bytes = Reply { switch: address("/tmp/a"), offer: Some(SOME) }.encode();
+            bytes[98] = version;
+            bytes[99] = features;
+            Reply::parse(&bytes).unwrap().offer
+        };
+        assert_eq!(reply(0x0b, 1), Some(SOME));
+        assert_eq!(reply(0x0b, 2), None, "a version that is not known");
+        assert_eq!(reply(0x0a, 1), None, "no header, no offloads");
+        assert_eq!(reply(0x09, 1), Some(Offloads::NONE), "segmentation needs partial checksums");
+        assert_eq!(reply(0xeb, 1), Some(SOME), "bits of the future");
+    }
+
+    #[test]
+    fn no_bytes_make_the_parsers_panic() {
+        let seed =
+            Request { port: 1, client: address("/tmp/a"), offer: Some(SOME), description: b"x".to_vec() }.encode();
+        for at in 0..seed.len() {
+            for bit in 0..8 {
+                let mut bytes = seed.clone();
+                bytes[at] ^= 1 << bit;
+                if let Ok(request) = Request::parse(&bytes) {
+                    assert_eq!(Request::parse(&request.encode()), Ok(request));
+                }
+            }
+        }
+    }
 }
