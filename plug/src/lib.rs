@@ -6,7 +6,7 @@
 //! | `user` | the user-mode NAT |
 //! | `hub` | links joined so that each hears all others |
 //!
-//! [`check`] and [`open`] know every kind that exists: null, pcap, tap and user.
+//! [`check`] and [`open`] know every kind that exists: null, pcap, tap, user and vde.
 
 mod hub;
 mod spec;
@@ -18,7 +18,7 @@ pub use user::{User, UserError};
 
 use std::io;
 
-use link::{Link, Locator, LocatorError, PcapError, TapError};
+use link::{Link, Locator, LocatorError, PcapError, TapError, VdeError};
 
 /// Why a link cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,9 @@ pub enum OpenError {
     /// A capture.
     #[error(transparent)]
     Pcap(#[from] PcapError),
+    /// A VDE switch.
+    #[error(transparent)]
+    Vde(#[from] VdeError),
     /// The user-mode NAT.
     #[error(transparent)]
     User(#[from] UserError),

@@ -8,7 +8,9 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use link::{Link, Locator, LocatorError, Null, Options, Pcap, PcapConfig, Resolution, Soft, Tap};
+use link::datagram::JUMBO_MTU;
+use link::vde::wire::{MAX_PORT, Request};
+use link::{Link, Locator, LocatorError, Null, Options, Pcap, PcapConfig, Resolution, Soft, Tap, Vde, VdeConfig};
 
 use crate::{OpenError, User};
 
@@ -21,6 +23,8 @@ pub enum Spec {
     Pcap(PcapConfig),
     /// `tap://name`.
     Tap(TapSpec),
+    /// `vde://DIR[PORT]?port=N&group=NAME&mode=OCTAL&mtu=BYTES&description=TEXT`: a port of a VDE switch.
+    Vde(VdeConfig),
     /// `user://`: the name under which its messages appear, and its settings.
     User(String, Box<slirp::Config>),
 }
@@ -50,6 +54,7 @@ impl Spec {
             "null" => parse_null(locator.clone()),
             "pcap" => parse_pcap(locator.clone()),
             "tap" => parse_tap(locator.clone()),
+            "vde" => parse_vde(locator.clone()),
             "user" => Ok(Self::User(locator.to_string(), Box::new(User::config(locator)?))),
             unknown => Err(LocatorError::UnknownKind(unknown.to_owned())),
         }
@@ -64,6 +69,7 @@ impl Spec {
             Self::Null => Box::<Null>::default(),
             Self::Pcap(config) => Box::new(Pcap::create(Null::default(), &config)?),
             Self::Tap(tap) => Box::new(Soft::new(tap.open()?)),
+            Self::Vde(config) => Box::new(Soft::new(Vde::open(&config)?)),
             Self::User(name, config) => Box::new(Soft::new(User::new(name, *config)?)),
         })
     }
@@ -140,6 +146,57 @@ fn parse_tap(mut locator: Locator) -> Result<Spec, LocatorError> {
     Ok(Spec::Tap(TapSpec { name, fd, mtu, up, persist }))
 }
 
+/// vdeplug4's `DIR[PORT/group=NAME/mode=OCTAL]`, QEMU's `sock=DIR,port=N,group=NAME,mode=OCTAL`, and any mixture that
+/// says nothing twice. A switch's directory whose name ends in `]` is told by `sock=`.
+fn parse_vde(mut locator: Locator) -> Result<Spec, LocatorError> {
+    let address = std::mem::take(&mut locator.address);
+    let (dir, bracket) = match address.strip_suffix(']').and_then(|rest| rest.rsplit_once('[')) {
+        Some((dir, inside)) => (dir, inside),
+        None => (address.as_str(), ""),
+    };
+    let options = &mut locator.options;
+    let mut in_bracket = [None, None, None];
+    let keys = ["port", "group", "mode"];
+    for item in bracket.split('/').filter(|item| !item.is_empty()) {
+        let (key, value) = item.split_once('=').unwrap_or(("port", item));
+        match keys.iter().zip(&mut in_bracket).find(|(known, _)| **known == key) {
+            Some((_, place)) if place.is_none() => *place = Some(value.to_owned()),
+            Some(_) => return Err(options.bad_value(key, value, &"it is given twice")),
+            None => return Err(options.bad_value(key, value, &"only port, group and mode stand in brackets")),
+        }
+    }
+    let mut take = |key: &str, in_bracket: Option<String>| match (options.take(key)?, in_bracket) {
+        (Some(value), Some(other)) => Err(options.bad_value(key, &value, &format!("'{other}' is given already"))),
+        (value, other) => Ok(value.or(other)),
+    };
+    let [port, group, mode] = in_bracket;
+    let (port, group, mode) = (take("port", port)?, take("group", group)?, take("mode", mode)?);
+    let sock = take("sock", (!dir.is_empty()).then(|| dir.to_owned()))?.filter(|dir| !dir.is_empty());
+
+    let mut config = VdeConfig { dir: sock.map(Into::into), group, ..VdeConfig::default() };
+    if let Some(port) = port {
+        let error = || options.bad_value("port", &port, &format!("expected 0 (any) to {MAX_PORT}"));
+        config.port = port.parse().ok().filter(|port| *port <= MAX_PORT).ok_or_else(error)?;
+    }
+    if let Some(mode) = mode {
+        let error = || options.bad_value("mode", &mode, &"expected permissions in octal, as in 660");
+        config.mode = Some(u32::from_str_radix(&mode, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(error)?);
+    }
+    if let Some(mtu) = options.take_parsed::<u16>("mtu")? {
+        if !(68..=JUMBO_MTU).contains(&mtu) {
+            return Err(options.bad_value("mtu", &mtu.to_string(), &format!("expected 68 to {JUMBO_MTU} bytes")));
+        }
+        config.mtu = mtu;
+    }
+    config.description = options.take("description")?;
+    if let Some(words) = config.description.as_ref().filter(|words| words.len() > Request::MAX_DESCRIPTION) {
+        let why = format!("at most {} bytes", Request::MAX_DESCRIPTION);
+        return Err(options.bad_value("description", words, &why));
+    }
+    locator.options.finish()?;
+    Ok(Spec::Vde(config))
+}
+
 /// What stands behind `://`, or the value of the key that says the same in QEMU's spelling.
 fn address_or(locator: &mut Locator, key: &str) -> Result<String, LocatorError> {
     match locator.options.take(key)? {
@@ -197,6 +254,20 @@ mod tests {
         assert_eq!(qemu("pcap,file=/tmp/x.pcap,len=96,time=nano"), Ok(Spec::Pcap(config)));
         assert_eq!(ours("null://"), Ok(Spec::Null));
         assert!(matches!(qemu("user,hostfwd=tcp::2222-:22"), Ok(Spec::User(..))));
+        let vde = VdeConfig {
+            dir: Some("/run/lab".into()),
+            port: 3,
+            group: Some("vde".to_owned()),
+            mode: Some(0o660),
+            ..VdeConfig::default()
+        };
+        assert_eq!(ours("vde:///run/lab[3/group=vde/mode=660]"), Ok(Spec::Vde(vde.clone())));
+        assert_eq!(ours("vde:///run/lab[port=3]?group=vde&mode=0660"), Ok(Spec::Vde(vde.clone())));
+        assert_eq!(ours("vde:///run/lab?port=3&group=vde&mode=660"), Ok(Spec::Vde(vde.clone())));
+        assert_eq!(qemu("vde,sock=/run/lab,port=3,group=vde,mode=0660"), Ok(Spec::Vde(vde)));
+        assert_eq!(ours("vde://"), Ok(Spec::Vde(VdeConfig::default())));
+        let named = VdeConfig { mtu: 9000, description: Some("lab".to_owned()), ..VdeConfig::default() };
+        assert_eq!(ours("vde://?mtu=9000&description=lab"), Ok(Spec::Vde(named)));
     }
 
     #[test]
@@ -216,6 +287,13 @@ mod tests {
         refused("pcap://", "pcap: file=: expected a path");
         refused("pcap://x?len=0", "pcap: len=0: ");
         refused("pcap://x?time=pico", "pcap: time=pico: expected micro or nano");
+        refused("vde:///run/lab[3]?port=4", "vde: port=4: '3' is given already");
+        refused("vde:///run/lab?sock=/run/other", "vde: sock=/run/other: '/run/lab' is given already");
+        refused("vde:///run/lab[3/4]", "vde: port=4: it is given twice");
+        refused("vde:///run/lab[colour=red]", "vde: colour=red: only port, group and mode");
+        refused("vde:///run/lab[x]", "vde: port=x: expected 0 (any) to 16777215");
+        refused("vde:///run/lab?mode=888", "vde: mode=888: expected permissions in octal");
+        refused("vde:///run/lab?mtu=9217", "vde: mtu=9217: expected 68 to 9216 bytes");
         refused("user://?nett=1", "user: unknown option 'nett'");
     }
 
@@ -224,6 +302,7 @@ mod tests {
         let refused = |text: &str| ours(text).unwrap().open().map(drop).unwrap_err().to_string();
         assert_eq!(refused("tap://?fd=1000"), "fd=1000: Bad file descriptor");
         assert!(refused("pcap:///nowhere/x").starts_with("/nowhere/x: No such file"));
+        assert_eq!(refused("vde:///nowhere"), "vde:///nowhere: no switch is running there (no such directory)");
         assert!(refused("tap://much-too-long-a-name").contains("is no interface name"));
     }
 
