@@ -522,3 +522,7 @@ impl Switch {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "switch_test.rs"]
+mod tests;
