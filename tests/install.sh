@@ -7,7 +7,7 @@ build="gcc libc6-dev"
 # A machine for guests (QEMU emulates one with SVM where the processor has none), and the servers its guests speak to.
 lab="$build qemu-system-x86 busybox-static xz-utils iproute2 procps util-linux dnsmasq-base socat iperf3"
 demo="$lab tshark"
-test="$lab tshark"
+test="$lab tshark vde2 vdeplug"
 lint="$build"
 bench="$lab"
 

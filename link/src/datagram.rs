@@ -99,12 +99,13 @@ impl FrameSocket {
         Capabilities { offloads: self.peer_receives.unwrap_or(Offloads::NONE), mtu: JUMBO_MTU }
     }
 
-    /// As [`crate::Link::accept`]. The far end was told once and for all that everything is received.
+    /// As [`crate::Link::accept`]. The far end was told once and for all that everything is received. An owner that accepts
+    /// some segmentation has room for the long frames of another kind, and [`crate::Soft`] cuts them.
     ///
     /// # Errors
-    /// Less is to come out than the far end may send.
+    /// The owner accepts no segmentation, and the far end may segment: its frames need another's buffers first.
     pub fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
-        if self.has_header() && offloads != Offloads::ALL {
+        if self.has_header() && !offloads.any_segmentation() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the far end was told that all are received"));
         }
         Ok(())
