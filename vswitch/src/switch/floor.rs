@@ -8,6 +8,7 @@ use slab::Slab;
 
 use crate::PortId;
 
+use super::capture::{self, Capture, Passing};
 use super::port::{Member, MemberKey, Port};
 
 /// Where frames come from and go to.
@@ -18,6 +19,7 @@ pub(super) struct Floor {
     pub(super) members: Slab<Member>,
     /// Members that may have frames, each once.
     pub(super) line: VecDeque<MemberKey>,
+    pub(super) captures: Slab<Capture>,
     /// Members whose link has failed, still to be taken out.
     pub(super) failed: Vec<(MemberKey, io::Error)>,
 }
@@ -38,6 +40,18 @@ impl Floor {
         }
     }
 
+    /// Whether a capture looks at a port.
+    pub(super) fn is_captured(&self, port: PortId) -> bool {
+        self.port(port).is_some_and(|port| !port.captures.is_empty())
+    }
+
+    /// Gives a frame that came in on a port to its captures.
+    #[cold]
+    pub(super) fn catch(&mut self, ingress: PortId, frame: Passing, bytes: &[u8]) {
+        let keys = self.ports.get(ingress.index()).and_then(Option::as_ref).map(|port| port.captures.as_slice());
+        capture::catch(&mut self.captures, keys.unwrap_or_default(), frame, bytes);
+    }
+
     /// Puts a member at the end of the line, unless it stands in it.
     pub(super) fn make_ready(&mut self, key: MemberKey) {
         if let Some(member) = self.members.get_mut(key as usize).filter(|member| !member.is_queued) {
@@ -56,6 +70,9 @@ impl Floor {
     /// Sends frames out of a port, to each of its members.
     pub(super) fn send(&mut self, port: PortId, batch: &TxBatch<'_>) {
         let Some(Some(port)) = self.ports.get(port.index()) else { return };
+        if !port.captures.is_empty() {
+            capture::catch_sent(&mut self.captures, &port.captures, batch);
+        }
         for key in &port.members {
             let Some(member) = self.members.get_mut(*key as usize) else { continue };
             match member.send(batch) {

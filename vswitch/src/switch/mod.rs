@@ -5,6 +5,7 @@
 //! | `port` | a port, and a member: a link plugged into it |
 //! | `floor` | every port and member, and the line of those that may have frames |
 //! | `path` | the data path of a turn |
+//! | `capture` | what passes a port, kept until a watcher fetches it |
 //! | `wake` | what a token means |
 //!
 //! Theory of operation. A member that is ready stands in a line; [`Switch::work`] lets each of them have a *turn*: some of
@@ -14,6 +15,7 @@
 //!
 //! A member whose link fails is taken out, said once, and the others go on.
 
+mod capture;
 mod floor;
 mod path;
 mod port;
@@ -22,7 +24,7 @@ mod wake;
 use std::collections::BTreeSet;
 use std::io;
 use std::mem;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use link::{Counters, Fragment, Link, LinkState, Locator, TxBatch, VnetHeader};
 use mio::Registry;
@@ -32,9 +34,11 @@ use crate::stp::{Action, Stp};
 use crate::vde::{Control, Member as Client, Peer};
 use crate::{Event, PortId};
 
+pub use capture::{Capture, CaptureKey, Caught, Direction};
 pub use port::{Kind, Member, MemberKey, Port};
 pub use wake::Wake;
 
+use capture::Passing;
 use floor::Floor;
 use path::Memory;
 
@@ -392,6 +396,33 @@ impl Switch {
         self.with_stp(|stp, now, actions| stp.set_link(id, up, now, actions));
     }
 
+    /// Begins to keep what passes a port.
+    ///
+    /// # Errors
+    /// [`SwitchError::NoPort`].
+    pub fn open_capture(&mut self, id: PortId) -> Result<CaptureKey, SwitchError> {
+        self.port(id)?;
+        #[allow(clippy::cast_possible_truncation, reason = "whoever opens captures sets a limit")]
+        let key = self.floor.captures.insert(Capture::new(id)) as CaptureKey;
+        self.port_mut(id)?.captures.push(key);
+        Ok(key)
+    }
+
+    /// A capture; none once its port is gone.
+    pub fn capture_mut(&mut self, key: CaptureKey) -> Option<&mut Capture> {
+        let capture = self.floor.captures.get_mut(key as usize)?;
+        let port = self.floor.ports.get(capture.port.index())?.as_ref()?;
+        port.captures.contains(&key).then_some(capture)
+    }
+
+    /// Ends a capture.
+    pub fn close_capture(&mut self, key: CaptureKey) {
+        let Some(capture) = self.floor.captures.try_remove(key as usize) else { return };
+        if let Some(port) = self.floor.port_mut(capture.port) {
+            port.captures.retain(|other| *other != key);
+        }
+    }
+
     /// A member is ready: it does its own work, and stands in line for a turn.
     pub fn serve(&mut self, key: MemberKey) {
         let Some(member) = self.floor.members.get_mut(key as usize) else { return };
@@ -509,10 +540,18 @@ impl Switch {
     fn forward(&mut self, ingress: PortId) {
         let now = Instant::now();
         let Self { memory, bridge, floor, bpdus, .. } = self;
-        memory.share_out(|frame, egress| match bridge.forward(ingress, frame, now, egress) {
-            Verdict::Forward => {}
-            Verdict::Bpdu => bpdus.push(frame.to_vec()),
-            Verdict::Drop(reason) => floor.count_drop(ingress, reason),
+        let caught = floor.is_captured(ingress).then(SystemTime::now);
+        memory.share_out(|header, frame, egress| {
+            let verdict = bridge.forward(ingress, frame, now, egress);
+            if let Some(time) = caught {
+                let dropped = if let Verdict::Drop(reason) = verdict { Some(reason) } else { None };
+                floor.catch(ingress, Passing { time, direction: Direction::In, header, dropped }, frame);
+            }
+            match verdict {
+                Verdict::Forward => {}
+                Verdict::Bpdu => bpdus.push(frame.to_vec()),
+                Verdict::Drop(reason) => floor.count_drop(ingress, reason),
+            }
         });
         memory.deliver(floor);
         if !self.bpdus.is_empty() {

@@ -107,10 +107,10 @@ impl Memory {
     }
 
     /// Decides on every frame by `decide`, which is given the frame and appends where it goes.
-    pub(super) fn share_out(&mut self, mut decide: impl FnMut(&[u8], &mut Vec<Egress>)) {
-        for (index, (buffer, (_, len))) in self.buffers.iter().zip(&self.frames).enumerate() {
+    pub(super) fn share_out(&mut self, mut decide: impl FnMut(VnetHeader, &[u8], &mut Vec<Egress>)) {
+        for (index, (buffer, (header, len))) in self.buffers.iter().zip(&self.frames).enumerate() {
             self.egress.clear();
-            decide(&buffer[..*len], &mut self.egress);
+            decide(*header, &buffer[..*len], &mut self.egress);
             for egress in &self.egress {
                 let Some(share) = self.shares.get_mut(egress.port.index()) else { continue };
                 if share.is_empty() {

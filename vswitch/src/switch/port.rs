@@ -12,6 +12,8 @@ use link::{Counters, DropCounts, DropReason, Link, LinkState, Offloads, RxBatch,
 use crate::PortId;
 use crate::vde::{Control, Peer};
 
+use super::capture::CaptureKey;
+
 /// The number of a member in the switch's table of members.
 pub type MemberKey = u32;
 
@@ -28,14 +30,14 @@ pub struct Port {
     pub allocatable: bool,
     /// What is plugged in, in the order in which it came.
     pub members: Vec<MemberKey>,
-    /// Frames that the bridge dropped when they came in here, and that captures of the port missed.
+    /// Frames that the bridge dropped when they came in here.
     pub(super) drops: DropCounts,
     /// What members that have left had carried.
     pub(super) past: Counters,
     /// What the counters stood at when they were last reset.
     pub(super) reset: Counters,
     /// Captures that look at this port; none is the rule.
-    pub(super) captures: Vec<u32>,
+    pub(super) captures: Vec<CaptureKey>,
 }
 
 impl Port {
