@@ -32,14 +32,14 @@ pub struct Server {
     pub signals: Signals,
     /// What has been set up.
     pub switch: Switch,
+    /// The watching commands and the metrics endpoint. Their socket is in the directory of the door, which removes that.
+    pub watchers: Watchers,
     /// The door of the VDE clients.
     pub door: Listener,
     /// Word of interfaces that go down and come up.
     pub interfaces: InterfaceWatch,
     /// The consoles.
     pub consoles: Consoles,
-    /// The watching commands and the metrics endpoint.
-    pub watchers: Watchers,
     /// What it says of itself.
     pub about: About,
 }
@@ -51,7 +51,7 @@ impl Server {
     /// The event loop fails.
     pub fn run(self) -> io::Result<()> {
         let Self { mut poll, signals, switch, door, interfaces, consoles, watchers, about } = self;
-        let mut rounds = Rounds { signals, switch, door, knocks: Slab::new(), interfaces, consoles, watchers, about };
+        let mut rounds = Rounds { signals, switch, watchers, door, knocks: Slab::new(), interfaces, consoles, about };
         let mut events = Events::with_capacity(256);
         loop {
             match poll.poll(&mut events, rounds.timeout()) {
@@ -72,19 +72,19 @@ impl Server {
 struct Rounds {
     signals: Signals,
     switch: Switch,
+    watchers: Watchers,
     door: Listener,
     /// Clients that have not said all yet, and until when they may.
     knocks: Slab<(Knock, Instant)>,
     interfaces: InterfaceWatch,
     consoles: Consoles,
-    watchers: Watchers,
     about: About,
 }
 
 impl Rounds {
     /// How long there is nothing to do.
     fn timeout(&self) -> Option<Duration> {
-        if self.switch.has_work() {
+        if self.switch.has_work() || self.watchers.has_work() {
             return Some(Duration::ZERO);
         }
         let knock = self.knocks.iter().map(|(_, (_, deadline))| *deadline).min();
@@ -120,7 +120,7 @@ impl Rounds {
             self.switch.expire(Instant::now());
         }
         self.switch.work();
-        self.watchers.pump(&mut self.switch, registry);
+        self.watchers.pump(&mut self.switch, &self.about, registry);
         let events = self.switch.take_events();
         if !events.is_empty() {
             events.iter().for_each(log);

@@ -120,7 +120,7 @@ impl fmt::Display for Peer {
 }
 
 impl Peer {
-    fn of(stream: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn of(stream: BorrowedFd<'_>) -> io::Result<Self> {
         let mut credentials = [libc::ucred { pid: 0, uid: 0, gid: 0 }];
         option(stream, libc::SO_PEERCRED, &mut credentials)?;
         let [libc::ucred { pid, uid, gid }] = credentials;

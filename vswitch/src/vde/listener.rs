@@ -180,6 +180,12 @@ impl Listener {
         &self.settings.dir
     }
 
+    /// The group of the directory and the sockets, if one was named.
+    #[must_use]
+    pub fn group(&self) -> Option<u32> {
+        self.settings.group
+    }
+
     /// Permissions of the sockets.
     #[must_use]
     pub fn mode(&self) -> u32 {

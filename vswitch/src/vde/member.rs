@@ -75,19 +75,19 @@ impl Link for ClientLink {
 
 /// A socket's file, removed when this is dropped, unless another has taken its place.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     identity: Option<(u64, u64)>,
 }
 
 impl SocketFile {
     /// The file of a socket that was bound just now.
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         let identity = identity(&path);
         Self { path, identity }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }

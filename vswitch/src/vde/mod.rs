@@ -23,3 +23,4 @@ pub use link::vde::Control;
 pub use link::vde::wire::Request;
 pub use listener::{Listener, Settings, VdeError};
 pub use member::Member;
+pub(crate) use member::SocketFile;

@@ -48,6 +48,12 @@ impl Watchers {
     /// Tells those who follow the events.
     pub fn publish(&mut self, _events: &[Event], _registry: &Registry) {}
 
-    /// Passes on what captures have caught.
-    pub fn pump(&mut self, _switch: &mut Switch, _registry: &Registry) {}
+    /// Whether somebody can be served who has no readiness to come.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        false
+    }
+
+    /// Passes on what captures have caught, and more of the answers under way.
+    pub fn pump(&mut self, _switch: &mut Switch, _about: &About, _registry: &Registry) {}
 }
