@@ -5,6 +5,7 @@ use std::fmt;
 use link::MacAddr;
 
 use crate::stp::PortState;
+use crate::switch::MemberKey;
 use crate::{PortId, VlanId};
 
 /// A change of state.
@@ -18,6 +19,8 @@ pub enum Event {
     Joined {
         /// The port.
         port: PortId,
+        /// Its number among the members.
+        member: MemberKey,
         /// What: a locator, or a client's own words, not yet escaped.
         name: String,
     },
@@ -25,6 +28,8 @@ pub enum Event {
     Left {
         /// The port.
         port: PortId,
+        /// Its number among the members.
+        member: MemberKey,
         /// What.
         name: String,
         /// Why, if it was not its own doing.
@@ -68,9 +73,9 @@ impl fmt::Display for Event {
         match self {
             Self::PortAdded(port) => write!(f, "port {port}: made"),
             Self::PortRemoved(port) => write!(f, "port {port}: removed"),
-            Self::Joined { port, name } => write!(f, "port {port}: {name} joined"),
-            Self::Left { port, name, reason: None } => write!(f, "port {port}: {name} left"),
-            Self::Left { port, name, reason: Some(reason) } => write!(f, "port {port}: {name} was taken out: {reason}"),
+            Self::Joined { port, name, .. } => write!(f, "port {port}: {name} joined"),
+            Self::Left { port, name, reason: None, .. } => write!(f, "port {port}: {name} left"),
+            Self::Left { port, name, reason: Some(reason), .. } => write!(f, "port {port}: {name} was taken out: {reason}"),
             Self::Refused { reason } => write!(f, "refused: {reason}"),
             Self::StationMoved { vlan, address, from, to } => {
                 write!(f, "port {to}: {address} (VLAN {vlan}) moved here from port {from}")

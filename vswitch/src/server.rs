@@ -124,7 +124,7 @@ impl Rounds {
         let events = self.switch.take_events();
         if !events.is_empty() {
             events.iter().for_each(log);
-            self.consoles.publish(&events, registry);
+            self.consoles.publish(&events, &self.switch, registry);
             self.watchers.publish(&events, registry);
         }
     }
@@ -214,7 +214,7 @@ impl Rounds {
 
     fn news(&mut self, event: Event, registry: &mio::Registry) {
         let events = [event];
-        self.consoles.publish(&events, registry);
+        self.consoles.publish(&events, &self.switch, registry);
         self.watchers.publish(&events, registry);
     }
 

@@ -52,5 +52,5 @@ impl Consoles {
     }
 
     /// Tells those who asked with `debug/add`.
-    pub fn publish(&mut self, _events: &[Event], _registry: &Registry) {}
+    pub fn publish(&mut self, _events: &[Event], _switch: &Switch, _registry: &Registry) {}
 }

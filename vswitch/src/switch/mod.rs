@@ -314,7 +314,7 @@ impl Switch {
         self.bridge.set_connected(id, true);
         self.show_carrier(id);
         self.floor.make_ready(key);
-        self.events.push(Event::Joined { port: id, name });
+        self.events.push(Event::Joined { port: id, member: key, name });
         Ok(key)
     }
 
@@ -339,7 +339,7 @@ impl Switch {
             self.bridge.set_connected(id, false);
         }
         self.show_carrier(id);
-        self.events.push(Event::Left { port: id, name: member.name, reason });
+        self.events.push(Event::Left { port: id, member: key, name: member.name, reason });
     }
 
     /// Takes a member out of a port on the administrator's word.

@@ -219,8 +219,8 @@ fn a_member_whose_link_fails_is_taken_out_and_the_others_go_on() {
         lab.run();
     }
     assert_eq!(received_plain(&mut b).len(), 2);
-    let left =
-        Event::Left { port: port(3), name: "broken://".to_owned(), reason: Some("Bad file descriptor".to_owned()) };
+    let reason = Some("Bad file descriptor".to_owned());
+    let left = Event::Left { port: port(3), member: 2, name: "broken://".to_owned(), reason };
     assert_eq!(lab.switch.take_events(), [left]);
     assert!(lab.switch.port(port(3)).unwrap().members.is_empty());
 }
