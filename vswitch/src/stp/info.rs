@@ -148,10 +148,15 @@ impl Port {
         self.proposed |= proposes && !self.is_own(message, tree);
     }
 
-    /// recordAgreement() (§17.21.9).
+    /// recordAgreement() (§17.21.9). While the hold count keeps this port's own word back, the neighbour cannot have
+    /// agreed to it; it is asked again once it has been told.
     fn record_agreement(&mut self, message: &Message) {
-        self.agreed = self.settings.point_to_point && message.rapid.is_some_and(|rapid| rapid.agreement);
-        self.proposing &= !self.agreed;
+        let agrees = self.settings.point_to_point && message.rapid.is_some_and(|rapid| rapid.agreement);
+        if agrees && self.new_info {
+            return;
+        }
+        self.agreed = agrees;
+        self.proposing &= !agrees;
     }
 
     /// recordDispute() (IEEE 802.1Q-2005 §13.26.13, which mends 802.1D-2004 §17.21.10): a neighbour that learns by a

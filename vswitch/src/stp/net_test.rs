@@ -61,25 +61,28 @@ struct Segment {
     reflects: bool,
     /// Frames under way when a segment is cut are lost.
     cuts: u64,
+    /// When the last frame arrives: a cable does not reorder.
+    last: Instant,
 }
 
+/// A frame: when it arrives, in which order, on which segment and since which of its cuts, at whose port.
+type UnderWay = (Instant, u64, usize, u64, usize, PortId, Vec<u8>);
+
 struct Net {
-    start: Instant,
     now: Instant,
     random: Random,
     nodes: Vec<Node>,
     segments: Vec<Segment>,
-    under_way: BinaryHeap<Reverse<(Instant, u64, usize, u64, usize, PortId, Vec<u8>)>>,
+    under_way: BinaryHeap<Reverse<UnderWay>>,
     sent: u64,
     loops: usize,
 }
 
 impl Net {
     fn new(seed: u64) -> Self {
-        let start = Instant::now();
+        let now = Instant::now();
         Self {
-            start,
-            now: start,
+            now,
             random: Random(seed),
             nodes: Vec::new(),
             segments: Vec::new(),
@@ -145,7 +148,17 @@ impl Net {
     /// Joins new ports of the nodes; they have a link from now on.
     fn join(&mut self, nodes: &[usize], settings: PortSettings) -> usize {
         let members: Vec<_> = nodes.iter().map(|node| (*node, self.new_port(*node, settings))).collect();
-        self.segments.push(Segment { members, up: false, reflects: false, cuts: 0 });
+        self.add_segment(members, false)
+    }
+
+    /// A new port of the node that hears what it says.
+    fn loop_back(&mut self, node: usize, settings: PortSettings) -> usize {
+        let members = vec![(node, self.new_port(node, settings))];
+        self.add_segment(members, true)
+    }
+
+    fn add_segment(&mut self, members: Vec<(usize, PortId)>, reflects: bool) -> usize {
+        self.segments.push(Segment { members, up: false, reflects, cuts: 0, last: self.now });
         let segment = self.segments.len() - 1;
         self.mend(segment);
         segment
@@ -221,6 +234,8 @@ impl Net {
             let is_sender = (to, port) == (node, from);
             if self.segments[place].up && (!is_sender || self.segments[place].reflects) {
                 let at = self.now + Duration::from_micros(50 + self.random.next() % 950);
+                let at = at.max(self.segments[place].last);
+                self.segments[place].last = at;
                 self.sent += 1;
                 let cuts = self.segments[place].cuts;
                 self.under_way.push(Reverse((at, self.sent, place, cuts, to, port, frame.clone())));
@@ -526,8 +541,10 @@ fn a_ring_blocks_one_port_and_never_loops() {
             let mut net = Net::new(seed);
             let nodes = net.rapids(count);
             net.ring(&nodes);
-            assert!(net.heal(FORWARD_DELAY) < millis(50));
-            net.run(millis(50));
+            // Where many bridges wake at once, the hold count keeps some of the news back for a second.
+            let bound = if count > 4 { millis(2050) } else { millis(50) };
+            assert!(net.heal(FORWARD_DELAY) < bound);
+            net.run(bound);
             for _ in 0..10 {
                 assert_eq!((net.blocked_ports(), net.is_spanned(), net.loops), (1, true, 0));
                 net.run(Duration::from_secs(3));
@@ -657,8 +674,7 @@ fn a_port_looped_to_itself_is_a_discarding_backup_and_makes_no_storm() {
         let mut net = Net::new(1);
         let nodes = net.rapids(2);
         net.cable(nodes[0], nodes[1]);
-        let plug = net.join(&[nodes[0]], PortSettings { edge, ..PortSettings::default() });
-        net.segments[plug].reflects = true;
+        let plug = net.loop_back(nodes[0], PortSettings { edge, ..PortSettings::default() });
         net.run(Duration::from_secs(1));
         assert_eq!(net.status(nodes[0], plug).role, Role::Backup);
         net.run(Duration::from_secs(99));
@@ -674,8 +690,7 @@ fn a_port_looped_to_itself_is_a_discarding_backup_and_makes_no_storm() {
 fn an_edge_port_looped_to_itself_is_shut_by_its_own_first_bpdu() {
     let mut net = Net::new(1);
     let node = net.rapid(32768);
-    let plug = net.join(&[node], PortSettings { edge: Edge::Always, ..PortSettings::default() });
-    net.segments[plug].reflects = true;
+    let plug = net.loop_back(node, PortSettings { edge: Edge::Always, ..PortSettings::default() });
     net.run(millis(2));
     assert_eq!(net.status(node, plug).role, Role::Backup);
     assert_eq!(net.status(node, plug).state, PortState::Discarding);
@@ -726,7 +741,7 @@ fn beside_an_stp_bridge_the_port_falls_back_and_waits() {
         let legacy = net.legacy(legacy_priority);
         let cable = net.cable(rapid, legacy);
         net.run(2 * FORWARD_DELAY - Duration::from_secs(1));
-        assert_eq!(net.status(rapid, cable).state == PortState::Forwarding, false, "too early");
+        assert!(!net.is_spanned(), "too early");
         net.run(MAX_AGE + Duration::from_secs(10));
         let status = net.status(rapid, cable);
         assert!(!status.is_rstp);
@@ -747,7 +762,6 @@ fn a_ring_with_an_stp_bridge_heals_within_max_age_and_two_forward_delays() {
             assert_eq!((net.blocked_ports(), net.is_spanned(), net.loops), (1, true, 0));
             net.cut(cables[place]);
             let healed = net.heal(MAX_AGE + 2 * FORWARD_DELAY);
-            eprintln!("STP priority {legacy_priority}, cable {place}: {healed:?}");
             net.run(Duration::from_secs(100));
             assert_eq!((net.blocked_ports(), net.loops), (0, 0));
             net.mend(cables[place]);
@@ -819,17 +833,17 @@ fn disturb(net: &mut Net) {
     for _ in 0..15 {
         let segment = net.random.below(net.segments.len());
         let node = net.random.below(net.nodes.len());
-        let (now, settings) = (net.now, net.settings(0));
+        let (now, cost) = (net.now, 500 * u32::try_from(1 + net.random.below(6)).unwrap());
         let priority = u16::try_from(net.random.below(16) * 4096).unwrap();
         match (net.random.below(8), &net.nodes[node].bridge) {
             (0, Bridge::Rapid(stp)) => {
                 let settings = BridgeSettings { priority, address: stp.root().bridge.address };
                 net.act(node, |stp, out| stp.set_bridge(settings, now, out));
             }
-            (1, Bridge::Rapid(_)) => {
-                let cost = 500 + u32::from(settings.address.0[5]) * 500;
-                let cost = PortSettings { path_cost: cost, ..PortSettings::default() };
-                net.act(node, |stp, out| stp.set_port(PortId::FIRST, cost, now, out));
+            (1, Bridge::Rapid(stp)) => {
+                let Some(PortStatus { settings, .. }) = stp.port(PortId::FIRST) else { continue };
+                let settings = PortSettings { path_cost: cost, ..settings };
+                net.act(node, |stp, out| stp.set_port(PortId::FIRST, settings, now, out));
             }
             _ if net.segments[segment].up => net.cut(segment),
             _ => net.mend(segment),
@@ -842,19 +856,19 @@ fn disturb(net: &mut Net) {
     }
 }
 
+/// Loops may come and go meanwhile: where the root is lost, what is still told of it goes round until it is too old, and
+/// the standard lets a port forward on such a word. None may stay.
 #[test]
 fn whatever_happens_quiet_leaves_a_spanning_tree() {
-    let mut loops = 0;
-    for seed in 0..400 {
-        let with_legacy = seed % 2 == 1;
-        let mut net = random_net(seed, with_legacy);
+    for seed in 0..500 {
+        let mut net = random_net(seed, seed % 2 == 1);
         disturb(&mut net);
         net.run(2 * (MAX_AGE + 2 * FORWARD_DELAY));
-        if net.loops > 0 {
-            eprintln!("seed {seed} legacy {with_legacy} loops {}", net.loops);
-        }
-        loops += net.loops;
         assert!(net.is_spanned(), "seed {seed}");
+        let sent = net.sent;
+        net.run(10 * HELLO);
+        let ports: usize = net.segments.iter().map(|segment| segment.members.len()).sum();
+        assert!(net.is_spanned(), "seed {seed}, later");
+        assert!(net.sent - sent <= 40 * ports as u64, "seed {seed}: {} BPDUs in quiet", net.sent - sent);
     }
-    eprintln!("loops {loops}");
 }
