@@ -9,7 +9,7 @@ lab="$build qemu-system-x86 busybox-static xz-utils iproute2 procps util-linux d
 demo="$lab tshark"
 test="$lab tshark vde2 vdeplug"
 lint="$build"
-bench="$lab"
+bench="$lab vde2 iputils-ping strace"
 
 [ $# -gt 0 ] || set -- demo test lint bench
 wanted=

@@ -10,12 +10,14 @@
 //! | `capture` | `-net dump`, read by tshark |
 //! | `process` | privileges, terminals, signals, what is left behind |
 //! | `refusals` | what cannot work, and the line that says so |
+//! | `switch` | guests on our switch |
 
 mod boot;
 mod capture;
 mod network;
 mod process;
 mod refusals;
+mod switch;
 
 use tests::Vm;
 

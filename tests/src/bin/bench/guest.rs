@@ -1,8 +1,7 @@
-//! `make bench`: our VMM and Debian's QEMU one after the other in one host, same kernel, same initrd; figures and their ratios.
+//! Our VMM and Debian's QEMU one after the other in one host, same kernel, same initrd.
 //!
 //! Measured: the time from starting the VMM to `/init`; iperf3 over `-net user` both ways, guest as client, 5 s each; ping to the
-//! gateway; resident memory beyond the guest's RAM. `bench boots N` boots N guests in a row instead and looks for what they leave.
-//! Compare figures within one run only. Neighbours: `demo.rs`, docs/BENCHMARKS.md.
+//! gateway; resident memory beyond the guest's RAM. [`boots`] boots guests in a row instead and looks for what they leave.
 
 use std::time::{Duration, Instant};
 
@@ -16,20 +15,6 @@ const BOOTS: usize = 3;
 /// Guest memory in MiB.
 const MEMORY: u32 = 256;
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let result = match words[..] {
-        [] => compare(),
-        ["boots", count] => count.parse().context("bench boots: a number").and_then(boots),
-        _ => Err(anyhow::anyhow!("usage: bench [boots N]")),
-    };
-    if let Err(error) = result {
-        eprintln!("bench: {error:#}");
-        std::process::exit(1);
-    }
-}
-
 /// What is measured of one VMM.
 #[derive(Default)]
 struct Figures {
@@ -40,7 +25,8 @@ struct Figures {
     memory: f64,
 }
 
-fn compare() -> Result<()> {
+/// Prints the figures of both.
+pub fn compare() -> Result<()> {
     let host = Host::start()?;
     eprintln!("bench: {:?} host is up", host.kind());
     let ours = measure(&host, Vmm::Etherloom)?;
@@ -116,7 +102,8 @@ fn overhead(host: &Host, pid: i32) -> Result<f64> {
     Ok((total - ram) / 1024.0)
 }
 
-fn boots(count: usize) -> Result<()> {
+/// Boots this many guests, and fails if one leaves anything behind.
+pub fn boots(count: usize) -> Result<()> {
     let host = Host::start()?;
     let vm =
         Vm::new().brief().args("-net nic,model=virtio -net user,hostfwd=tcp::2299-:22 -pidfile /run/lab/boots.pid");

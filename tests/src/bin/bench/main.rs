@@ -1,0 +1,31 @@
+//! `make bench`: ours and its peers one after the other in one run; figures and their ratios.
+//!
+//! Figures of different runs do not compare: these machines are noisy. Neighbours: docs/BENCHMARKS.md.
+
+mod guest;
+mod switch;
+
+use anyhow::Context;
+
+const USAGE: &str = "usage: bench [guest|switch [ROUNDS]|boots N]";
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let count = |text: &str| text.parse().with_context(|| format!("bench: '{text}' is no number"));
+    let result = match words[..] {
+        [] => guest::compare().and_then(|()| switch::compare(1)),
+        ["guest"] => guest::compare(),
+        ["switch"] => switch::compare(1),
+        ["switch", rounds] => count(rounds).and_then(switch::compare),
+        ["boots", boots] => count(boots).and_then(guest::boots),
+        _ => {
+            eprintln!("{USAGE}");
+            std::process::exit(2);
+        }
+    };
+    if let Err(error) = result {
+        eprintln!("bench: {error:#}");
+        std::process::exit(1);
+    }
+}

@@ -1,0 +1,280 @@
+//! Our switch beside the kernel's bridge and Debian's vde_switch, between two hosts made of network namespaces.
+//!
+//! Each host has a TAP (for the bridge, a veth) at MTU 1500. Measured: iperf3 over TCP, the mean of 500 pings, iperf3 with 64-byte
+//! frames of UDP; the processor time of the switch's process for each of those frames and for each gigabyte of TCP; and its system
+//! calls for each frame, counted by strace in a run of their own.
+
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Seconds of each iperf3.
+const SECONDS: u32 = 4;
+/// The hosts, and the interface that each gets.
+const HOSTS: [(&str, &str, &str); 2] = [("bench-a", "bench0", "10.77.0.1"), ("bench-b", "bench1", "10.77.0.2")];
+const BRIDGE: &str = "benchbr";
+const DIR: &str = "/tmp/etherloom-bench.ctl";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    Bridge,
+    VdeSwitch,
+    Ours,
+}
+
+impl Peer {
+    const ALL: [Self; 3] = [Self::Bridge, Self::VdeSwitch, Self::Ours];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "kernel bridge",
+            Self::VdeSwitch => "vde_switch",
+            Self::Ours => "vswitch",
+        }
+    }
+}
+
+/// What is measured of one peer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    tcp_gbps: f64,
+    rtt_us: f64,
+    udp_kpps: f64,
+    /// Microseconds of processor time for each 64-byte frame; of a process, so not of the bridge.
+    us_per_frame: f64,
+    /// Seconds of processor time for each gigabyte of TCP.
+    s_per_gigabyte: f64,
+    calls_per_frame: f64,
+}
+
+/// Prints the figures of this many rounds, and the medians of the ratios.
+pub fn compare(rounds: usize) -> Result<()> {
+    ensure!(rounds > 0, "bench switch: at least one round");
+    let mut ratios: [Vec<f64>; 5] = Default::default();
+    println!(
+        "{:<14} {:>11} {:>9} {:>11} {:>12} {:>11} {:>12}",
+        "", "TCP Gbit/s", "ping us", "UDP64 kpps", "us of CPU/fr", "CPU s/GB", "calls/frame"
+    );
+    for _ in 0..rounds {
+        let [bridge, vde, ours] = Peer::ALL.map(measure);
+        let (bridge, vde, ours) = (bridge?, vde?, ours?);
+        let round = [
+            ours.tcp_gbps / vde.tcp_gbps,
+            ours.tcp_gbps / bridge.tcp_gbps,
+            ours.udp_kpps / vde.udp_kpps,
+            ours.rtt_us / vde.rtt_us,
+            ours.us_per_frame / vde.us_per_frame,
+        ];
+        ratios.iter_mut().zip(round).for_each(|(all, one)| all.push(one));
+    }
+    let names = [
+        "TCP to vde_switch",
+        "TCP to the bridge",
+        "UDP64 to vde_switch",
+        "ping to vde_switch",
+        "CPU per frame to vde_switch",
+    ];
+    println!("\nvswitch, as a ratio (median of {rounds}):");
+    for (name, mut values) in names.into_iter().zip(ratios) {
+        values.sort_by(f64::total_cmp);
+        let all: Vec<String> = values.iter().map(|value| format!("{value:.2}")).collect();
+        println!("{name:<28} {:>6.2}   ({})", values[values.len() / 2], all.join(" "));
+    }
+    Ok(())
+}
+
+fn measure(peer: Peer) -> Result<Figures> {
+    let lab = Lab::new(peer)?;
+    let mut figures = Figures::default();
+    let before = lab.cpu_seconds()?;
+    let report = lab.iperf(&[])?;
+    figures.tcp_gbps = number(&report, "/end/sum_received/bits_per_second")? / 1e9;
+    let after_tcp = lab.cpu_seconds()?;
+    figures.s_per_gigabyte = (after_tcp - before) * 1e9 / number(&report, "/end/sum_received/bytes")?;
+    figures.rtt_us = lab.ping()?;
+    let before_udp = lab.cpu_seconds()?;
+    let report = lab.iperf(&["-u", "-b", "0", "-l", "22"])?;
+    let sent = number(&report, "/end/sum/packets")?;
+    figures.udp_kpps = (sent - number(&report, "/end/sum/lost_packets")?) / number(&report, "/end/sum/seconds")? / 1e3;
+    figures.us_per_frame = (lab.cpu_seconds()? - before_udp) * 1e6 / sent;
+    figures.calls_per_frame = lab.calls_per_frame()?;
+    let dash = |value: f64| if peer == Peer::Bridge { "-".to_owned() } else { format!("{value:.2}") };
+    println!(
+        "{:<14} {:>11.2} {:>9.1} {:>11.1} {:>12} {:>11} {:>12}",
+        peer.name(),
+        figures.tcp_gbps,
+        figures.rtt_us,
+        figures.udp_kpps,
+        dash(figures.us_per_frame),
+        dash(figures.s_per_gigabyte),
+        dash(figures.calls_per_frame)
+    );
+    Ok(figures)
+}
+
+/// Two hosts and what joins them. Dropping it removes everything.
+struct Lab {
+    switch: Option<Child>,
+}
+
+impl Lab {
+    fn new(peer: Peer) -> Result<Self> {
+        remove_hosts();
+        let mut lab = Self { switch: None };
+        for (host, _, _) in HOSTS {
+            run(&format!("ip netns add {host}"))?;
+        }
+        match peer {
+            Peer::Bridge => {
+                run(&format!("ip link add {BRIDGE} type bridge"))?;
+                run(&format!("ip link set {BRIDGE} up"))?;
+                for (host, interface, _) in HOSTS {
+                    run(&format!("ip link add v{interface} type veth peer name {interface} netns {host}"))?;
+                    run(&format!("ip link set v{interface} master {BRIDGE} up"))?;
+                }
+            }
+            Peer::VdeSwitch => lab.switch = Some(start("vde_switch".as_ref())?),
+            Peer::Ours => {
+                let bench = std::env::current_exe().context("bench: where it is")?;
+                lab.switch = Some(start(bench.with_file_name("vswitch").as_ref())?);
+            }
+        }
+        for (host, interface, address) in HOSTS {
+            if lab.switch.is_some() {
+                wait_for(|| {
+                    Command::new("ip")
+                        .args(["link", "show", interface])
+                        .stderr(Stdio::null())
+                        .stdout(Stdio::null())
+                        .status()
+                        .is_ok_and(|status| status.success())
+                })?;
+                run(&format!("ip link set {interface} netns {host}"))?;
+            }
+            run(&format!("ip -n {host} addr add {address}/24 dev {interface}"))?;
+            run(&format!("ip -n {host} link set {interface} up"))?;
+            run(&format!("ip -n {host} link set lo up"))?;
+        }
+        wait_for(|| lab.in_host(0, "ping", &["-q", "-c", "1", "-W", "1", HOSTS[1].2]).is_ok())?;
+        Ok(lab)
+    }
+
+    fn in_host(&self, host: usize, program: &str, arguments: &[&str]) -> Result<String> {
+        let mut words = vec!["netns", "exec", HOSTS[host].0, program];
+        words.extend(arguments);
+        output(Command::new("ip").args(words))
+    }
+
+    /// The JSON report of a client on the first host.
+    fn iperf(&self, arguments: &[&str]) -> Result<serde_json::Value> {
+        let mut server = Command::new("ip")
+            .args(["netns", "exec", HOSTS[1].0, "iperf3", "-s", "-1"])
+            .stdout(Stdio::null())
+            .spawn()
+            .context("iperf3")?;
+        sleep(Duration::from_millis(400));
+        let seconds = SECONDS.to_string();
+        let mut words = vec!["-c", HOSTS[1].2, "-t", &seconds, "-J"];
+        words.extend(arguments);
+        let report = self.in_host(0, "iperf3", &words);
+        if report.is_err() {
+            server.kill().context("iperf3")?;
+        }
+        server.wait().context("iperf3")?;
+        serde_json::from_str(&report?).context("iperf3: its report")
+    }
+
+    /// The mean round trip in microseconds.
+    fn ping(&self) -> Result<f64> {
+        let report = self.in_host(0, "ping", &["-q", "-i", "0.002", "-c", "500", HOSTS[1].2])?;
+        let line = report.lines().find(|line| line.contains("min/avg/max")).context("ping: no summary")?;
+        let mean: f64 = line.split('/').nth(4).context("ping: no mean")?.parse().context("ping: its mean")?;
+        Ok(mean * 1e3)
+    }
+
+    /// Processor time of the switch so far.
+    fn cpu_seconds(&self) -> Result<f64> {
+        let Some(switch) = &self.switch else { return Ok(0.0) };
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", switch.id())).context("the switch's processor time")?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: f64 = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+        // SAFETY: sysconf takes no pointers.
+        Ok(ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64)
+    }
+
+    /// System calls of the switch for each 64-byte frame that comes in.
+    fn calls_per_frame(&self) -> Result<f64> {
+        let Some(switch) = &self.switch else { return Ok(0.0) };
+        let pid = switch.id().to_string();
+        let trace = Command::new("strace")
+            .args(["-f", "-c", "-S", "calls", "-U", "calls,name", "-p", &pid])
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("strace")?;
+        sleep(Duration::from_millis(500));
+        let report = self.iperf(&["-u", "-b", "0", "-l", "22"]);
+        run(&format!("kill -INT {}", trace.id()))?;
+        let summary = trace.wait_with_output().context("strace")?;
+        let summary = String::from_utf8_lossy(&summary.stderr).into_owned();
+        let total = summary.lines().find(|line| line.trim_end().ends_with("total")).context("strace: no total")?;
+        let calls: f64 = total.split_whitespace().next().context("strace")?.parse().context("strace: its total")?;
+        Ok(calls / number(&report?, "/end/sum/packets")?)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Some(switch) = &mut self.switch {
+            let _ = run(&format!("kill -TERM {}", switch.id()));
+            let _ = switch.wait();
+        }
+        remove_hosts();
+        let _ = run(&format!("ip link del {BRIDGE}"));
+    }
+}
+
+/// A switch with both TAPs, on a directory of its own.
+fn start(program: &std::path::Path) -> Result<Child> {
+    let taps = HOSTS.iter().flat_map(|(_, interface, _)| ["-t", interface]);
+    let child = Command::new(program).args(["-s", DIR, "--nostdin"]).args(taps).stdin(Stdio::null()).spawn();
+    child.with_context(|| program.display().to_string())
+}
+
+fn remove_hosts() {
+    for (host, _, _) in HOSTS {
+        let _ = Command::new("ip").args(["netns", "del", host]).stderr(Stdio::null()).status();
+    }
+}
+
+fn number(report: &serde_json::Value, pointer: &str) -> Result<f64> {
+    report
+        .pointer(pointer)
+        .and_then(serde_json::Value::as_f64)
+        .with_context(|| format!("iperf3: no {pointer}: {report}"))
+}
+
+fn wait_for(mut is_there: impl FnMut() -> bool) -> Result<()> {
+    let begun = Instant::now();
+    while !is_there() {
+        if begun.elapsed() > Duration::from_secs(10) {
+            bail!("bench: the hosts are not joined after 10 s");
+        }
+        sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn run(line: &str) -> Result<()> {
+    let mut words = line.split_whitespace();
+    output(Command::new(words.next().unwrap_or_default()).args(words)).map(drop)
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(text)
+}
