@@ -108,6 +108,13 @@ impl Knock {
         }
     }
 
+    /// The same client as if the kernel had called it another user.
+    #[cfg(test)]
+    pub(super) fn of_user(mut self, uid: u32) -> Self {
+        self.peer.uid = uid;
+        self
+    }
+
     pub(super) fn into_stream(self) -> UnixStream {
         self.stream
     }

@@ -208,33 +208,33 @@ impl Listener {
     pub fn accept(&self) -> io::Result<Option<Knock>> {
         loop {
             match self.listener.accept() {
-                // Who it is cannot be found out only if it has no credentials at all.
-                Ok((stream, _)) => return Knock::new(stream).map(Some),
+                Ok((stream, _)) => match Knock::new(stream) {
+                    Ok(knock) => return Ok(Some(knock)),
+                    Err(error) => log::warn!("{}/ctl: who is it? {}", self.dir().display(), link::reason(&error)),
+                },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if is_passing(&error) => {}
-                Err(error) => {
-                    self.send_off();
-                    return Err(error);
-                }
+                // The kernel looks for a descriptor before it looks for a client.
+                Err(error) => return if self.send_off() == Some(0) { Ok(None) } else { Err(error) },
             }
         }
     }
 
-    /// Closes the connections at the door, with the one descriptor kept for that: their clients get an end of file
-    /// instead of waiting for ever.
-    fn send_off(&self) {
+    /// Closes the connections at the door, with the one descriptor kept for that, so that their clients get an end of file
+    /// instead of waiting for ever. Returns how many there were; none if that descriptor is gone too.
+    fn send_off(&self) -> Option<usize> {
         let mut spare = self.spare.borrow_mut();
-        if spare.take().is_none() {
-            return;
-        }
+        drop(spare.take()?);
+        let mut count = 0;
         for _ in 0..BACKLOG {
             match self.listener.accept() {
-                Ok(_) => {}
+                Ok(_) => count += 1,
                 Err(error) if is_passing(&error) => {}
                 Err(_) => break,
             }
         }
         *spare = File::open("/dev/null").ok();
+        Some(count)
     }
 
     /// Lets a client in: connects to its socket, makes one for it to send to, and tells it.
