@@ -13,11 +13,13 @@
 //!
 //! Neighbours: [`super::hash`] for the keys, [`super::clock`] for ticks; [`super::Bridge`] learns and asks.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::Duration;
 
 use link::MacAddr;
 
+use super::address::Address;
 use super::clock::{Tick, ticks};
 use super::hash::Keyed;
 use crate::{PortId, VlanId};
@@ -89,9 +91,8 @@ pub(super) struct Key(u64);
 
 impl Key {
     #[inline]
-    pub(super) fn new(vlan: VlanId, address: MacAddr) -> Self {
-        let [a, b, c, d, e, f] = address.0;
-        Self(u64::from(vlan.number()) << 48 | u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+    pub(super) fn new(vlan: VlanId, address: Address) -> Self {
+        Self(u64::from(vlan.number()) << 48 | address.number())
     }
 
     fn vlan(self) -> VlanId {
@@ -99,23 +100,23 @@ impl Key {
     }
 
     fn address(self) -> MacAddr {
-        let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
-        MacAddr([a, b, c, d, e, f])
+        Address::from_high_bits(self.0 << 16).into()
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
-    /// When; [`Entry::STATIC`] is later than any time, so that a static entry is never old and never heard later.
-    heard: Tick,
+    /// When; [`Entry::STATIC`] is later than any time, so that a static entry is never old and never heard later. A
+    /// cell, because asking the table shared is what costs least.
+    heard: Cell<Tick>,
     port: PortId,
 }
 
 impl Entry {
     const STATIC: Tick = Tick::MAX;
 
-    fn is_static(self) -> bool {
-        self.heard == Self::STATIC
+    fn is_static(&self) -> bool {
+        self.heard.get() == Self::STATIC
     }
 }
 
@@ -213,8 +214,8 @@ impl Fdb {
 
     /// Removes one entry, static or not; whether it was there.
     pub fn forget(&mut self, vlan: VlanId, address: MacAddr) -> bool {
-        let entry = self.stations.remove(&Key::new(vlan, address));
-        if let Some(entry) = entry {
+        let entry = self.stations.remove(&Key::new(vlan, address.into()));
+        if let Some(entry) = &entry {
             uncount(&mut self.counts, entry);
         }
         entry.is_some()
@@ -247,30 +248,26 @@ impl Fdb {
     /// Enters a station for good, and overrides what was learned of it.
     pub(super) fn set_static(&mut self, vlan: VlanId, address: MacAddr, port: PortId) {
         self.forget(vlan, address);
-        self.stations.insert(Key::new(vlan, address), Entry { heard: Entry::STATIC, port });
+        self.stations.insert(Key::new(vlan, address.into()), Entry { heard: Cell::new(Entry::STATIC), port });
     }
 
-    /// Notes that a frame from `source` came in on `port`, which may bring in up to `limit` stations.
+    /// Notes that a frame from `source` came in on `port`, if that is where it is known to be; whether it is.
     #[inline]
-    pub(super) fn learn(&mut self, source: Key, port: PortId, limit: u32, tick: Tick) -> Learned {
-        if let Some(entry) = self.stations.get_mut(&source)
-            && entry.port == port
-        {
-            if entry.heard < tick {
-                entry.heard = tick;
-            }
-            return Learned::Known;
+    pub(super) fn hear(&self, source: Key, port: PortId, tick: Tick) -> bool {
+        let Some(entry) = self.stations.get(&source).filter(|entry| entry.port == port) else { return false };
+        if entry.heard.get() < tick {
+            entry.heard.set(tick);
         }
-        self.learn_change(source, port, limit, tick)
+        true
     }
 
     /// What [`Fdb::learn`] would do.
     pub(super) fn judge(&self, source: Key, port: PortId, limit: u32, tick: Tick) -> Learned {
-        let entry = self.stations.get(&source).copied();
+        let entry = self.stations.get(&source);
         match entry {
             Some(entry) if entry.port == port => Learned::Known,
             Some(entry) if entry.is_static() => Learned::Fixed(entry.port),
-            Some(entry) if self.is_fresh(source, entry, tick) && tick.saturating_sub(entry.heard) < self.hold => {
+            Some(entry) if self.is_fresh(source, entry, tick) && tick.saturating_sub(entry.heard.get()) < self.hold => {
                 Learned::Held(entry.port)
             }
             _ if self.stations_on(port) >= limit => Learned::PortFull,
@@ -280,14 +277,16 @@ impl Fdb {
         }
     }
 
-    #[cold]
-    #[inline(never)]
-    fn learn_change(&mut self, source: Key, port: PortId, limit: u32, tick: Tick) -> Learned {
+    /// Notes that a frame from `source` came in on `port`, which may bring in up to `limit` stations.
+    pub(super) fn learn(&mut self, source: Key, port: PortId, limit: u32, tick: Tick) -> Learned {
+        if self.hear(source, port, tick) {
+            return Learned::Known;
+        }
         let learned = self.judge(source, port, limit, tick);
         match learned {
             Learned::New | Learned::Moved(_) => {
-                if let Some(before) = self.stations.insert(source, Entry { heard: tick, port }) {
-                    uncount(&mut self.counts, before);
+                if let Some(before) = self.stations.insert(source, Entry { heard: Cell::new(tick), port }) {
+                    uncount(&mut self.counts, &before);
                 }
                 if self.counts.len() <= port.index() {
                     self.counts.resize(port.index() + 1, 0);
@@ -309,20 +308,25 @@ impl Fdb {
     #[inline]
     pub(super) fn lookup(&self, destination: Key, tick: Tick) -> Option<PortId> {
         let entry = self.stations.get(&destination)?;
-        self.is_fresh(destination, *entry, tick).then_some(entry.port)
+        self.is_fresh(destination, entry, tick).then_some(entry.port)
     }
 
     /// A station that counts.
     pub(super) fn find(&self, vlan: VlanId, address: MacAddr, tick: Tick) -> Option<Station> {
-        let key = Key::new(vlan, address);
-        let entry = *self.stations.get(&key)?;
+        let key = Key::new(vlan, address.into());
+        let entry = self.stations.get(&key)?;
         self.is_fresh(key, entry, tick).then(|| station(key, entry, tick))
+    }
+
+    /// The station of this address in the lowest VLAN where it counts. Costs a probe for each VLAN.
+    pub(super) fn find_lowest(&self, address: MacAddr, tick: Tick) -> Option<Station> {
+        (0..VlanId::COUNT as u16).filter_map(VlanId::new).find_map(|vlan| self.find(vlan, address, tick))
     }
 
     /// The stations that count, in no order.
     pub(super) fn stations(&self, tick: Tick) -> impl Iterator<Item = Station> {
-        let stations = self.stations.iter().filter(move |(key, entry)| self.is_fresh(**key, **entry, tick));
-        stations.map(move |(key, entry)| station(*key, *entry, tick))
+        let stations = self.stations.iter().filter(move |(key, entry)| self.is_fresh(**key, entry, tick));
+        stations.map(move |(key, entry)| station(*key, entry, tick))
     }
 
     /// When a sweep can make room that somebody wants.
@@ -339,9 +343,9 @@ impl Fdb {
         let mut next_expiry = Tick::MAX;
         self.retain(|key, entry| {
             let ageing = vlan_ageing.get(key.vlan().index()).copied().flatten().unwrap_or(ageing);
-            let is_fresh = tick.saturating_sub(entry.heard) < ageing;
+            let is_fresh = tick.saturating_sub(entry.heard.get()) < ageing;
             if is_fresh {
-                next_expiry = next_expiry.min(entry.heard.saturating_add(ageing));
+                next_expiry = next_expiry.min(entry.heard.get().saturating_add(ageing));
             }
             is_fresh
         });
@@ -352,8 +356,8 @@ impl Fdb {
     }
 
     #[inline]
-    fn is_fresh(&self, key: Key, entry: Entry, tick: Tick) -> bool {
-        tick.saturating_sub(entry.heard) < self.ageing_of(key)
+    fn is_fresh(&self, key: Key, entry: &Entry, tick: Tick) -> bool {
+        tick.saturating_sub(entry.heard.get()) < self.ageing_of(key)
     }
 
     #[inline]
@@ -364,24 +368,24 @@ impl Fdb {
         self.vlan_ageing.get(key.vlan().index()).copied().flatten().unwrap_or(self.ageing)
     }
 
-    fn retain(&mut self, mut keep: impl FnMut(Key, Entry) -> bool) {
+    fn retain(&mut self, mut keep: impl FnMut(Key, &Entry) -> bool) {
         let counts = &mut self.counts;
         self.stations.retain(|key, entry| {
-            let is_kept = keep(*key, *entry);
+            let is_kept = keep(*key, entry);
             if !is_kept {
-                uncount(counts, *entry);
+                uncount(counts, entry);
             }
             is_kept
         });
     }
 }
 
-fn station(key: Key, entry: Entry, tick: Tick) -> Station {
-    let age = (!entry.is_static()).then(|| Duration::from_millis(tick.saturating_sub(entry.heard)));
+fn station(key: Key, entry: &Entry, tick: Tick) -> Station {
+    let age = (!entry.is_static()).then(|| Duration::from_millis(tick.saturating_sub(entry.heard.get())));
     Station { vlan: key.vlan(), address: key.address(), port: entry.port, age }
 }
 
-fn uncount(counts: &mut [u32], entry: Entry) {
+fn uncount(counts: &mut [u32], entry: &Entry) {
     if let Some(count) = counts.get_mut(entry.port.index()).filter(|_| !entry.is_static()) {
         *count = count.saturating_sub(1);
     }

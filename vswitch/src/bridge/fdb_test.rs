@@ -10,7 +10,7 @@ fn port(number: u32) -> PortId {
 }
 
 fn key(address: MacAddr) -> Key {
-    Key::new(VlanId::UNTAGGED, address)
+    Key::new(VlanId::UNTAGGED, address.into())
 }
 
 fn numbered(number: u32) -> MacAddr {
@@ -22,7 +22,7 @@ fn numbered(number: u32) -> MacAddr {
 fn a_key_holds_its_vlan_and_its_address() {
     for (vlan, address) in [(0, A), (4094, MacAddr([0xfe; 6])), (1, MacAddr([0; 6]))] {
         let vlan = VlanId::new(vlan).unwrap();
-        let key = Key::new(vlan, address);
+        let key = Key::new(vlan, address.into());
         assert_eq!((key.vlan(), key.address()), (vlan, address));
     }
 }
@@ -41,7 +41,7 @@ fn a_station_is_found_where_it_was_last_heard() {
 #[test]
 fn an_address_in_two_vlans_is_two_stations() {
     let mut fdb = Fdb::new(0);
-    let other = Key::new(VlanId::new(7).unwrap(), A);
+    let other = Key::new(VlanId::new(7).unwrap(), A.into());
     fdb.learn(key(A), port(1), ANY, 0);
     fdb.learn(other, port(2), ANY, 0);
     assert_eq!((fdb.lookup(key(A), 0), fdb.lookup(other, 0)), (Some(port(1)), Some(port(2))));
@@ -68,11 +68,11 @@ fn a_vlan_may_age_at_its_own_pace() {
     let vlan = VlanId::new(4094).unwrap();
     fdb.set_vlan_ageing(vlan, Some(Duration::from_secs(1)));
     fdb.learn(key(A), port(1), ANY, 0);
-    fdb.learn(Key::new(vlan, A), port(1), ANY, 0);
-    assert_eq!((fdb.lookup(key(A), 1000), fdb.lookup(Key::new(vlan, A), 1000)), (Some(port(1)), None));
+    fdb.learn(Key::new(vlan, A.into()), port(1), ANY, 0);
+    assert_eq!((fdb.lookup(key(A), 1000), fdb.lookup(Key::new(vlan, A.into()), 1000)), (Some(port(1)), None));
     fdb.set_vlan_ageing(vlan, None);
     assert_eq!(fdb.vlan_ageing(vlan), None);
-    assert_eq!(fdb.lookup(Key::new(vlan, A), 1000), Some(port(1)));
+    assert_eq!(fdb.lookup(Key::new(vlan, A.into()), 1000), Some(port(1)));
 }
 
 #[test]

@@ -11,10 +11,12 @@
 //! lookup     where is the destination?                                                  fdb
 //! learn      enter the source; has the port too many?                                   fdb
 //! storm      is it one flooded frame too many?                                          storm
-//! route      the destination's port, or all ports of the VLAN                           vlan, portset
+//! route      the destination's port, the group's ports, or all ports of the VLAN        snoop, vlan, portset
+//! mirror     copies for those who watch, of dropped frames too                          mirror
 //! ```
 //!
 //! The destination is looked up before the source is learned, so what a frame teaches never decides on that frame.
+//! [`explain`] walks the same stages by the same functions, and changes nothing.
 //!
 //! Of the group addresses that IEEE 802.1Q-2018 table 8-1 keeps from being forwarded, only the pause address is kept here,
 //! and that of BPDUs while spanning tree is on: in a lab, LLDP and LACP are to reach the other machine.
@@ -22,29 +24,38 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `settings` | what an administrator sets and sees |
-//! | `fdb` `hash` `clock` | stations; their hash; time in milliseconds |
+//! | `fdb` `hash` `address` `clock` | stations; their hash; addresses and time as numbers |
 //! | `vlan` `portset` | tags and membership |
-//! | `storm` | storm control |
+//! | `storm` `mirror` `snoop` | storm control, mirrors, IGMP and MLD |
+//! | `explain` | a decision, step by step, for people |
 
+mod address;
 mod clock;
+pub mod explain;
 pub mod fdb;
 mod hash;
+mod mirror;
 mod portset;
 mod settings;
+mod snoop;
 mod storm;
 mod vlan;
 
 use std::fmt;
 use std::time::Instant;
 
-use link::{DropReason, MacAddr};
+use link::DropReason;
 
 use crate::stp::PortState;
 use crate::{Event, PortId, VlanId};
+use address::Address;
 use clock::{Clock, Tick};
 use fdb::{Fdb, Key, Learned};
+pub use mirror::Mirror;
 pub use portset::PortSet;
 pub use settings::{BridgeError, PortSettings};
+pub use snoop::{FloodReason, Listener};
+use snoop::{Reach, Snoop};
 use storm::{StormControl, Taken};
 pub use storm::{StormKind, StormLimits};
 use vlan::{Admission, Tag, Vlans};
@@ -171,6 +182,8 @@ pub enum LeftOut {
     NotMember,
     /// The destination is elsewhere.
     Elsewhere,
+    /// Nobody there listens to the group.
+    NoListener,
 }
 
 impl fmt::Display for LeftOut {
@@ -184,6 +197,7 @@ impl fmt::Display for LeftOut {
             Self::Blocked(_) => "spanning tree has it discarding",
             Self::NotMember => "it is not in the VLAN",
             Self::Elsewhere => "the destination is elsewhere",
+            Self::NoListener => "nobody there listens to the group",
         })
     }
 }
@@ -194,11 +208,17 @@ pub struct Bridge {
     ports: Vec<Option<Port>>,
     /// The ports that may send, whatever the frame.
     open: PortSet,
+    /// The ports that take and send any untagged frame between known stations: transparent, open both ways, learning.
+    plain: PortSet,
     vlans: Vlans,
     fdb: Fdb,
     clock: Clock,
+    snoop: Snoop,
+    mirrors: Vec<Mirror>,
     is_hub: bool,
     is_stp_on: bool,
+    /// It is a hub, or there are mirrors: no frame is the common case.
+    is_special: bool,
     events: Events,
 }
 
@@ -233,17 +253,21 @@ impl Port {
 /// What a decision needs of a frame's first bytes.
 #[derive(Clone, Copy, Debug)]
 struct Header {
-    destination: MacAddr,
-    source: MacAddr,
-    tag: Tag,
+    destination: Address,
+    source: Address,
+    /// The EtherType behind them.
+    kind: u16,
 }
 
 impl Header {
     #[inline]
     fn parse(frame: &[u8]) -> Option<Self> {
-        let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, _, _] = frame.first_chunk::<14>()?;
-        let (destination, source) = (MacAddr([d0, d1, d2, d3, d4, d5]), MacAddr([s0, s1, s2, s3, s4, s5]));
-        Some(Self { destination, source, tag: Tag::parse(frame) })
+        let head = frame.first_chunk::<14>()?;
+        // The second word begins with the source and ends with the EtherType.
+        let first = u64::from_be_bytes(*head.first_chunk()?);
+        let second = u64::from_be_bytes(*head.last_chunk()?);
+        let (destination, source) = (Address::from_high_bits(first), Address::from_high_bits(second));
+        Some(Self { destination, source, kind: second as u16 })
     }
 }
 
@@ -276,9 +300,9 @@ impl Destination {
 }
 
 /// Where BPDUs go (IEEE 802.1Q-2018 table 8-1).
-const BPDU: MacAddr = MacAddr([0x01, 0x80, 0xc2, 0, 0, 0]);
+const BPDU: u64 = 0x0180_c200_0000;
 /// Where pause frames go.
-const PAUSE: MacAddr = MacAddr([0x01, 0x80, 0xc2, 0, 0, 1]);
+const PAUSE: u64 = 0x0180_c200_0001;
 
 impl Bridge {
     /// A bridge without ports. `seed` keys its tables, so that nobody outside can choose addresses that collide.
@@ -287,11 +311,15 @@ impl Bridge {
         Self {
             ports: Vec::new(),
             open: PortSet::default(),
+            plain: PortSet::default(),
             vlans: Vlans::new(),
             fdb: Fdb::new(seed),
             clock: Clock::default(),
+            snoop: Snoop::default(),
+            mirrors: Vec::new(),
             is_hub: false,
             is_stp_on: false,
+            is_special: false,
             events: Events::default(),
         }
     }
@@ -300,25 +328,25 @@ impl Bridge {
     ///
     /// `frame` begins with the destination address; a frame still to be segmented is decided on once.
     pub fn forward(&mut self, ingress: PortId, frame: &[u8], now: Instant, out: &mut Vec<Egress>) -> Verdict {
-        let Some(header) = Header::parse(frame) else { return Verdict::Drop(DropReason::Runt) };
         let tick = self.clock.advance(now);
-        match self.decide(ingress, header, tick, out) {
-            Ok(()) => Verdict::Forward,
-            Err(refusal) => refusal.verdict(),
-        }
+        let Some(port) = self.pass(ingress, frame, tick) else { return self.forward_any(ingress, frame, tick, out) };
+        out.push(Egress { port, tag: TagAction::Keep });
+        Verdict::Forward
     }
 
     /// When [`Bridge::expire`] has something to do, if ever.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         // The clock counts whole milliseconds: one more, so that the time has come when the owner wakes.
-        self.clock.instant(self.fdb.deadline()?.saturating_add(1))
+        let due = self.fdb.deadline().into_iter().chain(self.snoop.deadline()).min()?;
+        self.clock.instant(due.saturating_add(1))
     }
 
     /// Lets go of what is past its time.
     pub fn expire(&mut self, now: Instant) {
         let tick = self.clock.advance(now);
         self.fdb.expire(tick);
+        self.snoop.expire(tick);
     }
 
     /// What has happened since the last call.
@@ -326,59 +354,96 @@ impl Bridge {
         std::mem::take(&mut self.events.list)
     }
 
+    /// The common case by itself, for its cost: an untagged frame between known stations on two plain ports. None, and
+    /// nothing has changed, if it is any other case.
     #[inline]
-    fn decide(&mut self, ingress: PortId, header: Header, tick: Tick, out: &mut Vec<Egress>) -> Result<(), Refusal> {
+    fn pass(&mut self, ingress: PortId, frame: &[u8], tick: Tick) -> Option<PortId> {
+        let Header { destination, source, kind } = Header::parse(frame)?;
+        if kind == vlan::TPID || destination.is_group() || !source.is_station() || self.is_special {
+            return None;
+        }
+        let port = self.fdb.lookup(Key::new(VlanId::UNTAGGED, destination), tick)?;
+        if port == ingress || !self.plain.contains(ingress) || !self.plain.contains(port) {
+            return None;
+        }
+        self.fdb.hear(Key::new(VlanId::UNTAGGED, source), ingress, tick).then_some(port)
+    }
+
+    #[inline(never)]
+    fn forward_any(&mut self, ingress: PortId, frame: &[u8], tick: Tick, out: &mut Vec<Egress>) -> Verdict {
+        let Some(header) = Header::parse(frame) else { return Verdict::Drop(DropReason::Runt) };
+        let (tag, first) = (Tag::parse(header.kind, frame), out.len());
+        let decided = self.decide(ingress, header, tag, frame, tick, out);
+        if !self.mirrors.is_empty() {
+            self.mirror(ingress, tag, first, out);
+        }
+        match decided {
+            Ok(()) => Verdict::Forward,
+            Err(refusal) => refusal.verdict(),
+        }
+    }
+
+    fn decide(
+        &mut self,
+        ingress: PortId,
+        header: Header,
+        tag: Tag,
+        frame: &[u8],
+        tick: Tick,
+        out: &mut Vec<Egress>,
+    ) -> Result<(), Refusal> {
         let port = self.port(ingress).ok_or(Refusal::NoPort)?;
-        let admission = self.admit(ingress, port, header)?;
+        let admission = self.admit(ingress, port, header, tag)?;
         let destination = self.destination(admission.vlan, header.destination, tick);
         let state = port.settings.state;
         if self.learns(port) {
             let key = Key::new(admission.vlan, header.source);
             let learned = self.fdb.learn(key, ingress, port.limit, tick);
-            if learned != Learned::Known {
-                self.note_learned(ingress, admission.vlan, header.source, learned, tick)?;
-            }
+            self.note_learned(ingress, admission.vlan, header.source, learned, tick)?;
         }
         if state == PortState::Learning {
             return Err(Refusal::Learning);
         }
         self.take_storm(ingress, destination, tick)?;
-        self.route(ingress, admission, destination, out);
+        if self.snoops(destination) {
+            let packet = snoop::parse(frame, admission);
+            self.reach_group(ingress, admission, &self.snoop.reach(&packet, tick), out);
+            self.snoop.note(ingress, &packet, tick);
+        } else {
+            self.route(ingress, admission, destination, out);
+        }
         Ok(())
     }
 
-    #[inline]
     fn port(&self, port: PortId) -> Option<&Port> {
         self.ports.get(port.index())?.as_ref()
     }
 
     /// Whether a frame may come in, and in which VLAN it then is.
-    #[inline]
-    fn admit(&self, ingress: PortId, port: &Port, header: Header) -> Result<Admission, Refusal> {
+    fn admit(&self, ingress: PortId, port: &Port, header: Header, tag: Tag) -> Result<Admission, Refusal> {
         if let Some(refusal) = port.closed_in {
             return Err(refusal);
         }
-        if header.source.is_multicast() || header.source == MacAddr([0; 6]) {
+        if !header.source.is_station() {
             return Err(Refusal::BadSource);
         }
-        if header.destination.is_multicast() {
-            if header.destination == PAUSE {
+        if header.destination.is_group() {
+            if header.destination.number() == PAUSE {
                 return Err(Refusal::Pause);
             }
-            if self.is_stp_on && header.destination == BPDU && header.tag == Tag::Absent {
+            if self.is_stp_on && header.destination.number() == BPDU && tag == Tag::Absent {
                 return Err(Refusal::Bpdu);
             }
         }
         if port.settings.state == PortState::Discarding {
             return Err(Refusal::Discarding);
         }
-        self.vlans.classify(ingress, port.settings.membership, header.tag)
+        self.vlans.classify(ingress, port.settings.membership, tag)
     }
 
-    #[inline]
-    fn destination(&self, vlan: VlanId, address: MacAddr, tick: Tick) -> Destination {
-        if address.is_multicast() {
-            return if address == MacAddr::BROADCAST { Destination::Broadcast } else { Destination::Group };
+    fn destination(&self, vlan: VlanId, address: Address, tick: Tick) -> Destination {
+        if address.is_group() {
+            return if address.is_broadcast() { Destination::Broadcast } else { Destination::Group };
         }
         if self.is_hub {
             return Destination::Hub;
@@ -386,20 +451,23 @@ impl Bridge {
         self.fdb.lookup(Key::new(vlan, address), tick).map_or(Destination::Unknown, Destination::Station)
     }
 
-    /// Whether sources are looked at. A hub has no use for them.
-    #[inline]
+    /// Whether sources are looked at. A hub has no use for them, and what comes from a mirror's destination cannot be
+    /// answered.
     fn learns(&self, port: &Port) -> bool {
-        port.settings.learning && !self.is_hub
+        port.settings.learning && !self.is_hub && port.closed_out != Some(LeftOut::MirrorDestination)
     }
 
-    /// Acts on what learning a source came to, unless it is [`Learned::Known`].
-    #[cold]
-    #[inline(never)]
+    /// Whether snooping decides where the frame goes.
+    fn snoops(&self, destination: Destination) -> bool {
+        self.snoop.is_on && destination == Destination::Group && !self.is_hub
+    }
+
+    /// Acts on what learning a source came to.
     fn note_learned(
         &mut self,
         ingress: PortId,
         vlan: VlanId,
-        source: MacAddr,
+        source: Address,
         learned: Learned,
         tick: Tick,
     ) -> Result<(), Refusal> {
@@ -409,19 +477,17 @@ impl Bridge {
                 if !std::mem::replace(&mut port.is_limit_told, true) {
                     self.events.push(Event::MacLimit(ingress));
                 }
-                return refuse_learned(learned);
             }
             Learned::New => port.is_limit_told = false,
             Learned::Moved(from) => {
                 port.is_limit_told = false;
-                self.events.push_move(Event::StationMoved { vlan, address: source, from, to: ingress }, tick);
+                self.events.push_move(Event::StationMoved { vlan, address: source.into(), from, to: ingress }, tick);
             }
             Learned::Known | Learned::Held(_) | Learned::Fixed(_) | Learned::TableFull => {}
         }
         refuse_learned(learned)
     }
 
-    #[inline]
     fn take_storm(&mut self, ingress: PortId, destination: Destination, tick: Tick) -> Result<(), Refusal> {
         let Some(kind) = destination.storm_kind() else { return Ok(()) };
         let Some(port) = self.ports.get_mut(ingress.index()).and_then(Option::as_mut) else { return Ok(()) };
@@ -435,20 +501,25 @@ impl Bridge {
     }
 
     /// Lists where an admitted frame goes.
-    #[inline]
     fn route(&self, ingress: PortId, frame: Admission, destination: Destination, out: &mut Vec<Egress>) {
-        match destination {
-            Destination::Station(port) => {
-                if let Ok(tag) = self.leaves(ingress, port, frame) {
-                    out.push(Egress { port, tag });
-                }
+        let Destination::Station(port) = destination else { return self.flood(ingress, frame, out) };
+        if let Ok(tag) = self.leaves(ingress, port, frame) {
+            out.push(Egress { port, tag });
+        }
+    }
+
+    /// Lists where a frame to a group goes.
+    fn reach_group(&self, ingress: PortId, frame: Admission, reach: &Reach<'_>, out: &mut Vec<Egress>) {
+        match reach {
+            Reach::Flood(_) => self.flood(ingress, frame, out),
+            Reach::Ports { .. } => {
+                let ways = reach.ports().filter_map(|port| Some((port, self.leaves(ingress, port, frame).ok()?)));
+                out.extend(ways.map(|(port, tag)| Egress { port, tag }));
             }
-            _ => self.flood(ingress, frame, out),
         }
     }
 
     /// Whether a frame that is for everybody would leave by a port, and with what becoming of its tag.
-    #[inline]
     fn leaves(&self, ingress: PortId, port: PortId, frame: Admission) -> Result<TagAction, LeftOut> {
         if port == ingress {
             return Err(LeftOut::Ingress);

@@ -12,7 +12,7 @@ use link::MacAddr;
 use super::fdb::{Fdb, Station};
 use super::storm::{StormControl, StormLimits};
 use super::vlan::{Members, Membership};
-use super::{Bridge, LeftOut, Port, PortSet, Refusal};
+use super::{Bridge, LeftOut, Listener, Mirror, Port, PortSet, Refusal};
 use crate::stp::PortState;
 use crate::{PortId, VlanId};
 
@@ -80,6 +80,9 @@ pub enum BridgeError {
         /// The VLAN.
         vlan: VlanId,
     },
+    /// The port cannot watch itself.
+    #[error("port {0} cannot be both a source and the destination of a mirror")]
+    MirrorLoop(PortId),
     /// The address is a group's or nobody's.
     #[error("{0} is not a station's address")]
     NotAStation(MacAddr),
@@ -103,32 +106,45 @@ impl Bridge {
         if let Some(place) = self.ports.get_mut(port.index()).filter(|place| place.is_some()) {
             *place = None;
             self.open.remove(port);
+            self.plain.remove(port);
             self.vlans.remove_port(port);
             self.fdb.remove_port(port);
+            self.snoop.forget_port(port);
+            self.remove_mirror(port);
+            for mirror in &mut self.mirrors {
+                mirror.rx.remove(port);
+                mirror.tx.remove(port);
+            }
         }
     }
 
     /// Says whether something is plugged into the port. When the last leaves, its stations are forgotten.
     pub fn set_connected(&mut self, port: PortId, connected: bool) {
         if !connected {
-            self.flush(port);
+            self.fdb.forget_port(port);
+            self.snoop.forget_port(port);
         }
-        self.change(port, |settings| settings.connected = connected);
+        // Of a port that is not there, nothing is to be said.
+        let _ = self.change(port, |settings| settings.connected = connected);
     }
 
     /// Spanning tree's word on the port.
     pub fn set_state(&mut self, port: PortId, state: PortState) {
-        self.change(port, |settings| settings.state = state);
+        let _ = self.change(port, |settings| settings.state = state);
     }
 
-    /// Forgets the stations learned on the port.
+    /// Forgets the stations learned on the port, and its groups, because the spanning tree has changed. Groups flood until
+    /// the next query is answered: listeners may be elsewhere now.
     pub fn flush(&mut self, port: PortId) {
         self.fdb.forget_port(port);
+        self.snoop.forget_port(port);
+        self.snoop.unsettle();
     }
 
     /// Whether every frame goes to every port of its VLAN. A hub learns nothing; what was learned is forgotten.
     pub fn set_hub(&mut self, is_hub: bool) {
         self.is_hub = is_hub;
+        self.is_special = is_hub || !self.mirrors.is_empty();
         if is_hub {
             self.fdb.forget_all();
         }
@@ -143,6 +159,82 @@ impl Bridge {
     /// Whether BPDUs are for spanning tree. If not, they are forwarded as to any group.
     pub fn set_stp(&mut self, is_on: bool) {
         self.is_stp_on = is_on;
+    }
+
+    /// Whether BPDUs are for spanning tree.
+    #[must_use]
+    pub fn is_stp_on(&self) -> bool {
+        self.is_stp_on
+    }
+
+    /// Whether frames to IP groups go to listeners and routers only. Switched off, it forgets who listens.
+    pub fn set_snooping(&mut self, is_on: bool) {
+        self.snoop.is_on = is_on;
+        if !is_on {
+            self.snoop.clear();
+        }
+    }
+
+    /// Whether IGMP and MLD are looked at.
+    #[must_use]
+    pub fn is_snooping(&self) -> bool {
+        self.snoop.is_on
+    }
+
+    /// Whether groups that nobody has reported flood, where they otherwise go to routers only.
+    pub fn set_flood_unregistered(&mut self, floods: bool) {
+        self.snoop.floods_unregistered = floods;
+    }
+
+    /// Whether groups that nobody has reported flood.
+    #[must_use]
+    pub fn floods_unregistered(&self) -> bool {
+        self.snoop.floods_unregistered
+    }
+
+    /// Who listens to which group, and routers' ports.
+    pub fn listeners(&self, now: Instant) -> impl Iterator<Item = Listener> {
+        self.snoop.listeners(self.clock.at(now))
+    }
+
+    /// IGMP, MLD and PIM messages that were malformed; they went where other frames to groups go.
+    #[must_use]
+    pub fn malformed_reports(&self) -> u64 {
+        self.snoop.malformed()
+    }
+
+    /// Sets up a mirror, in place of one with the same destination. Stations on the destination are forgotten.
+    ///
+    /// # Errors
+    /// There is no such destination, or it is one of the mirror's sources.
+    pub fn set_mirror(&mut self, mirror: Mirror) -> Result<(), BridgeError> {
+        let port = mirror.destination;
+        self.port_mut(port)?;
+        if mirror.rx.contains(port) || mirror.tx.contains(port) {
+            return Err(BridgeError::MirrorLoop(port));
+        }
+        self.remove_mirror(port);
+        self.mirrors.push(mirror);
+        self.is_special = true;
+        self.fdb.forget_port(port);
+        self.snoop.forget_port(port);
+        self.change(port, |_| {})
+    }
+
+    /// Removes the mirror to a port; whether there was one.
+    pub fn remove_mirror(&mut self, destination: PortId) -> bool {
+        let before = self.mirrors.len();
+        self.mirrors.retain(|mirror| mirror.destination != destination);
+        self.is_special = self.is_hub || !self.mirrors.is_empty();
+        // The port may be on its way out, and then it has no settings to change.
+        let _ = self.change(destination, |_| {});
+        self.mirrors.len() != before
+    }
+
+    /// The mirrors there are.
+    #[must_use]
+    pub fn mirrors(&self) -> &[Mirror] {
+        &self.mirrors
     }
 
     /// The ports there are.
@@ -196,7 +288,7 @@ impl Bridge {
     /// # Errors
     /// There is no such port.
     pub fn set_learning(&mut self, port: PortId, is_on: bool) -> Result<(), BridgeError> {
-        self.port_mut(port)?.settings.learning = is_on;
+        self.change(port, |settings| settings.learning = is_on)?;
         if !is_on {
             self.fdb.forget_port(port);
         }
@@ -208,7 +300,7 @@ impl Bridge {
     /// # Errors
     /// There is no such port.
     pub fn set_transparent(&mut self, port: PortId) -> Result<(), BridgeError> {
-        self.port_mut(port)?.settings.membership = Membership::Transparent;
+        self.change(port, |settings| settings.membership = Membership::Transparent)?;
         self.vlans.remove_port(port);
         self.vlans.transparent.insert(port);
         Ok(())
@@ -238,8 +330,7 @@ impl Bridge {
             }
             Membership::Configured { .. } => {}
         }
-        self.port_mut(port)?.settings.membership = Membership::Configured { untagged: vlan };
-        Ok(())
+        self.change(port, |settings| settings.membership = Membership::Configured { untagged: vlan })
     }
 
     /// Adds a tagged VLAN to a port. A transparent port becomes a configured one, with VLAN 0 untagged and this one.
@@ -361,17 +452,22 @@ impl Bridge {
         self.ports.get_mut(port.index()).and_then(Option::as_mut).ok_or(BridgeError::NoSuchPort(port))
     }
 
-    /// Changes what decides whether a port takes and sends frames at all.
-    fn change(&mut self, port: PortId, change: impl FnOnce(&mut PortSettings)) {
-        let Ok(place) = self.port_mut(port) else { return };
+    /// Changes a port's settings, and what follows from them.
+    fn change(&mut self, port: PortId, change: impl FnOnce(&mut PortSettings)) -> Result<(), BridgeError> {
+        let mirror = self.mirrors.iter().find(|mirror| mirror.destination == port).map(|mirror| mirror.allow_ingress);
+        let place = self.port_mut(port)?;
         change(&mut place.settings);
-        let PortSettings { connected, state, .. } = place.settings;
-        (place.closed_in, place.closed_out) = match state {
+        let PortSettings { connected, state, membership, learning, .. } = place.settings;
+        (place.closed_in, place.closed_out) = match (mirror, state) {
             _ if !connected => (Some(Refusal::NotConnected), Some(LeftOut::NotConnected)),
-            PortState::Forwarding => (None, None),
-            PortState::Discarding | PortState::Learning => (None, Some(LeftOut::Blocked(state))),
+            (Some(takes), _) => ((!takes).then_some(Refusal::MirrorDestination), Some(LeftOut::MirrorDestination)),
+            (None, PortState::Forwarding) => (None, None),
+            (None, PortState::Discarding | PortState::Learning) => (None, Some(LeftOut::Blocked(state))),
         };
         let is_open = place.closed_out.is_none();
+        let is_plain = is_open && place.closed_in.is_none() && learning && membership == Membership::Transparent;
         self.open.set(port, is_open);
+        self.plain.set(port, is_plain);
+        Ok(())
     }
 }

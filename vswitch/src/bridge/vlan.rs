@@ -13,7 +13,9 @@ use super::portset::PortSet;
 use super::{Refusal, TagAction};
 use crate::{PortId, VlanId};
 
-const TPID: [u8; 2] = [0x81, 0x00];
+/// The EtherType of a C-tag (§9.5).
+pub(super) const TPID: u16 = 0x8100;
+/// The VLAN identifier in tag control information.
 const VID: u16 = 0x0fff;
 
 /// The outer tag of a frame.
@@ -28,15 +30,14 @@ pub(super) enum Tag {
 }
 
 impl Tag {
-    /// Reads the tag of a frame that has an Ethernet header.
-    #[inline]
-    pub(super) fn parse(frame: &[u8]) -> Self {
-        match frame.get(12..14) {
-            Some(kind) if kind == TPID => match frame.get(14..18) {
-                Some(&[high, low, ..]) => Self::Present(u16::from_be_bytes([high, low])),
-                _ => Self::Cut,
-            },
-            _ => Self::Absent,
+    /// The tag of a frame whose addresses are followed by the EtherType `kind`.
+    pub(super) fn parse(kind: u16, frame: &[u8]) -> Self {
+        if kind != TPID {
+            return Self::Absent;
+        }
+        match frame.get(14..18) {
+            Some(&[high, low, ..]) => Self::Present(u16::from_be_bytes([high, low])),
+            _ => Self::Cut,
         }
     }
 }
@@ -52,7 +53,6 @@ pub(super) struct Admission {
 
 impl Admission {
     /// What becomes of the tag where the VLAN leaves tagged, or untagged.
-    #[inline]
     pub(super) fn action(self, is_tagged: bool) -> TagAction {
         let vid = self.vlan.number();
         match self.tci {
@@ -65,7 +65,6 @@ impl Admission {
     }
 
     /// What becomes of the tag at a transparent port, where a priority tag stays on a frame of VLAN 0.
-    #[inline]
     pub(super) fn transparent_action(self) -> TagAction {
         if self.vlan == VlanId::UNTAGGED { TagAction::Keep } else { self.action(true) }
     }
@@ -106,7 +105,6 @@ impl Vlans {
         Self { table: vec![Some(Box::default())], transparent: PortSet::default() }
     }
 
-    #[inline]
     pub(super) fn get(&self, vlan: VlanId) -> Option<&Members> {
         self.table.get(vlan.index())?.as_deref()
     }
@@ -147,7 +145,6 @@ impl Vlans {
     }
 
     /// The VLAN of a frame that comes in on a port (§6.9.1).
-    #[inline]
     pub(super) fn classify(&self, port: PortId, membership: Membership, tag: Tag) -> Result<Admission, Refusal> {
         let tci = match tag {
             Tag::Absent => None,
@@ -167,7 +164,6 @@ impl Vlans {
     }
 
     /// What becomes of the tag at a port, if the port is in the frame's VLAN (§6.9.2).
-    #[inline]
     pub(super) fn action(&self, port: PortId, membership: Membership, frame: Admission) -> Option<TagAction> {
         if membership == Membership::Transparent {
             return Some(frame.transparent_action());
