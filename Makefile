@@ -1,10 +1,11 @@
 # make demo   boot a Debian guest, get it a lease, move real data through the NAT
 # make test   every test; make lint: formatting and clippy; make bench: figures beside QEMU's
+# make man    man pages in target/man, completions for bash, zsh and fish in target/completions
 #
 # Each target first installs what it needs from Debian's packages, as root or with sudo.
 
 .POSIX:
-.PHONY: all demo test lint bench clean
+.PHONY: all demo test lint bench man clean
 
 CARGO = cargo
 
@@ -29,6 +30,10 @@ bench:
 	sh tests/install.sh bench
 	$(CARGO) build --release --locked --bins
 	target/release/bench
+
+man:
+	sh tests/install.sh man
+	$(CARGO) run --release --locked --quiet --bin manuals -- target
 
 clean:
 	$(CARGO) clean

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs from Debian what a make target needs: tests/install.sh [demo|test|lint|bench]..., all of them without an argument.
+# Installs from Debian what a make target needs: tests/install.sh [demo|test|lint|bench|man]..., all of them without an
+# argument.
 # Works as root, or through sudo; asks nothing; quick when everything is there. rustup's cargo is expected already.
 set -eu
 
@@ -7,11 +8,14 @@ build="gcc libc6-dev"
 # A machine for guests (QEMU emulates one with SVM where the processor has none), and the servers its guests speak to.
 lab="$build qemu-system-x86 busybox-static xz-utils iproute2 procps util-linux dnsmasq-base socat iperf3"
 demo="$lab tshark"
-test="$lab tshark vde2 vdeplug"
+# Readers of the man pages and completions that are written.
+readers="groff-base zsh fish"
+test="$lab tshark vde2 vdeplug $readers"
 lint="$build"
 bench="$lab vde2 iputils-ping strace"
+man="$build"
 
-[ $# -gt 0 ] || set -- demo test lint bench
+[ $# -gt 0 ] || set -- demo test lint bench man
 wanted=
 for target in "$@"; do
     case $target in
@@ -19,7 +23,8 @@ for target in "$@"; do
     test) wanted="$wanted $test" ;;
     lint) wanted="$wanted $lint" ;;
     bench) wanted="$wanted $bench" ;;
-    *) echo "install.sh: $target: demo, test, lint or bench" >&2; exit 2 ;;
+    man) wanted="$wanted $man" ;;
+    *) echo "install.sh: $target: demo, test, lint, bench or man" >&2; exit 2 ;;
     esac
 done
 

@@ -161,21 +161,30 @@ impl Page {
     }
 }
 
-/// A command line on lines that a shell joins again.
+/// A command line on lines that a shell joins again; an option's argument stays with it.
 fn continued(command: &str) -> Vec<String> {
-    let mut lines = vec![String::new()];
+    let mut pieces: Vec<String> = Vec::new();
     for word in command.split(' ') {
+        match pieces.last_mut() {
+            Some(option) if option.starts_with('-') && !option.contains(' ') && !word.starts_with('-') => {
+                option.push(' ');
+                option.push_str(word);
+            }
+            _ => pieces.push(word.to_owned()),
+        }
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for piece in pieces {
         match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.len() + 1 + word.len() > EXAMPLE_WIDTH => {
+            Some(line) if line.len() + 1 + piece.len() > EXAMPLE_WIDTH => {
                 line.push_str(" \\");
-                lines.push(format!("    {word}"));
+                lines.push(format!("    {piece}"));
             }
             Some(line) => {
                 line.push(' ');
-                line.push_str(word);
+                line.push_str(&piece);
             }
-            None => {}
+            None => lines.push(piece),
         }
     }
     lines
@@ -281,5 +290,7 @@ mod tests {
     fn a_long_example_is_continued_as_a_shell_reads_it() {
         let lines = continued(&format!("{} tail", "x".repeat(EXAMPLE_WIDTH)));
         assert_eq!(lines, [format!("{} \\", "x".repeat(EXAMPLE_WIDTH)), "    tail".to_owned()]);
+        let lines = continued(&format!("{} -o value -x", "x".repeat(EXAMPLE_WIDTH - 4)));
+        assert_eq!(lines[1..], ["    -o value -x"]);
     }
 }

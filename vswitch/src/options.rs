@@ -259,7 +259,7 @@ pub static PROGRAM: Program = Program {
          Offloaded checksums and segments of up to 64 KiB pass between links that take them.",
         "Without a command it is a switch. Its console is on standard input and output, with vde_switch's commands (help \
          lists them), and on the socket that --mgmt names, for unixterm. The end of standard input ends the switch, \
-         unless --daemon or --nostdin is given; so do the signals TERM, INT and HUP.",
+         unless --daemon or --nostdin is given; so do the signals TERM, INT, HUP and QUIT.",
         "A command asks a switch that runs.",
         "Options may have one dash or two, and their names may be abbreviated. Of an option given several times the last \
          counts, but --tap and --port add up. Run under the name vde_switch it has the same options and no commands.",

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Merged, function, merge, quote, short_help};
+use super::{Merged, function, merge, quote, short_help, takes_taps};
 use crate::options::{Program, Style, Value};
 
 /// The file.
@@ -11,11 +11,13 @@ pub fn fish(program: &Program) -> String {
     let function = format!("_{}", function(program.name));
     let name = program.name;
     let mut text = format!("# Completion of {name} for fish. Generated from the program's table of options.\n");
-    let _ = writeln!(
-        text,
-        "\nfunction {function}_taps\n    for flags in /sys/class/net/*/tun_flags\n        \
+    if takes_taps(program) {
+        let _ = writeln!(
+            text,
+            "\nfunction {function}_taps\n    for flags in /sys/class/net/*/tun_flags\n        \
          basename (dirname $flags)\n    end\nend"
-    );
+        );
+    }
     if !program.schemes.is_empty() {
         push_links(&mut text, program, &function);
     }
@@ -77,10 +79,9 @@ fn push_option(text: &mut String, program: &Program, function: &str, condition: 
         let _ = write!(text, " -s {letter}");
     }
     for name in merged.option.names {
-        let kind = match (program.style, name.len()) {
-            (Style::Gnu, _) => "-l",
-            (Style::Qemu, 1) => "-s",
-            (Style::Qemu, _) => "-o",
+        let kind = match program.style {
+            Style::Gnu => "-l",
+            Style::Qemu => "-o",
         };
         let _ = write!(text, " {kind} {name}");
     }

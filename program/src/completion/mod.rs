@@ -16,7 +16,7 @@ pub use bash::bash;
 pub use fish::fish;
 pub use zsh::zsh;
 
-use crate::options::{Argument, OptionSpec, Value};
+use crate::options::{Argument, OptionSpec, Program, Value};
 
 /// Options as a shell sees them: several forms of one name are one option.
 fn merge<'a>(options: impl IntoIterator<Item = &'a OptionSpec>) -> Vec<Merged<'a>> {
@@ -64,6 +64,15 @@ impl Merged<'_> {
     }
 }
 
+/// Whether a TAP of this host is anything that the program takes.
+fn takes_taps(program: &Program) -> bool {
+    let commands = program.commands.iter();
+    let options = program.options().chain(commands.clone().flat_map(|command| command.options));
+    let values = options.filter_map(|option| option.argument.value());
+    let values = values.chain(commands.flat_map(|command| command.operands).map(|operand| operand.value));
+    values.chain(program.schemes.iter().map(|scheme| scheme.address)).any(|value| value == Value::Interface)
+}
+
 /// In single quotes, for every one of the shells.
 fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
@@ -75,11 +84,22 @@ fn function(name: &str) -> String {
     format!("_{identifier}")
 }
 
-/// What an option does, in one short line.
+/// What an option does, in one short line: the first clause, without what is in brackets behind it.
 fn short_help(help: &str) -> String {
-    let end = help.find(['.', ';', ':', '(']).unwrap_or(help.len());
-    let first = help[..end].split_whitespace().collect::<Vec<_>>().join(" ");
-    if first.is_empty() { help.to_owned() } else { first }
+    let mut clause = String::new();
+    for word in help.split_whitespace().take_while(|word| !word.starts_with('(')) {
+        if !clause.is_empty() {
+            clause.push(' ');
+        }
+        clause.push_str(word.trim_end_matches(['.', ';', ':', ',']));
+        if word.ends_with(['.', ';', ':']) {
+            break;
+        }
+        if word.ends_with(',') {
+            clause.push(',');
+        }
+    }
+    clause.trim_end_matches(',').to_owned()
 }
 
 #[cfg(test)]
@@ -103,6 +123,7 @@ mod tests {
     fn text_is_quoted_and_shortened() {
         assert_eq!(quote("host's $(x)"), r"'host'\''s $(x)'");
         assert_eq!(short_help("Be a hub: every frame goes to every port."), "Be a hub");
+        assert_eq!(short_help("a port, as in user:// (default none)"), "a port, as in user://");
         assert_eq!(function("vde-switch"), "_vde_switch");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Merged, function, merge, quote, short_help};
+use super::{Merged, function, merge, quote, short_help, takes_taps};
 use crate::options::{Operand, Program, Style, Value};
 
 /// The file.
@@ -30,10 +30,12 @@ pub fn zsh(program: &Program) -> String {
 }
 
 fn push_helpers(text: &mut String, program: &Program, function: &str) {
-    let _ = writeln!(
-        text,
-        "\n{function}_taps() {{\n    local -a taps\n    taps=(/sys/class/net/*/tun_flags(N:h:t))\n    compadd -a taps\n}}"
-    );
+    if takes_taps(program) {
+        let _ = writeln!(
+            text,
+            "\n{function}_taps() {{\n    local -a taps\n    taps=(/sys/class/net/*/tun_flags(N:h:t))\n    compadd -a taps\n}}"
+        );
+    }
     if program.schemes.is_empty() {
         return;
     }

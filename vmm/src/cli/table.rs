@@ -9,7 +9,9 @@ pub static PROGRAM: Program = Program {
     style: Style::Qemu,
     usage: &["-kernel FILE [OPTION]..."],
     description: &[
-        "Boots a Linux kernel in a KVM machine whose network cards attach to pluggable backends.",
+        "Boots a Linux kernel in a KVM machine whose network cards attach to pluggable backends. The cards are \
+         virtio-net with checksum and segmentation offload; the machine has a serial console, a random number \
+         generator, power-off and reboot, and no disks.",
         "Options are QEMU's, with one dash or two. With no network option there is one card, on 'user'.",
     ],
     topics: &[
