@@ -1,0 +1,22 @@
+//! Labs: the program among the real programs it has to get along with, in network namespaces of their own.
+//!
+//! Each test is one lab, in namespaces that end with it ([`world::lab`]): nothing outside changes, nobody has to be root
+//! outside, and names such as `tap0` and `/run/a` are free in each.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `taps` | hosts on TAPs, and how the program begins and ends |
+//! | `peers` | Debian's VDE programs, QEMU, User-mode Linux; our own link to switches, ours and Debian's |
+//! | `world` | what a lab is made of: namespaces, hosts, pings, transfers |
+//! | `process` | programs that run in it; the switch |
+//! | `client` | a VDE client made by hand |
+//! | `station` | frames, and a socket that sees those of an interface |
+
+#![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
+
+mod client;
+mod peers;
+mod process;
+mod station;
+mod taps;
+mod world;

@@ -1,0 +1,178 @@
+//! Programs that run in a lab, and the one the labs are about.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::world::{PATIENCE, command, has_interface, wait_until};
+
+/// A program that runs; it is killed when this is dropped. What it says, on either channel, is in a file.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+    line: String,
+}
+
+impl Process {
+    /// Starts a command line; standard input is a pipe that stays open.
+    pub fn start(line: &str) -> Self {
+        Self::start_command(command(line), line)
+    }
+
+    /// Starts a command.
+    pub fn start_command(mut command: Command, line: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let log = PathBuf::from(format!("/run/log.{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        command.stdin(Stdio::piped()).stdout(file.try_clone().unwrap()).stderr(file);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
+        Self { child, log, line: line.to_owned() }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said_bytes()).into_owned()
+    }
+
+    /// The same, byte for byte.
+    pub fn said_bytes(&self) -> Vec<u8> {
+        fs::read(&self.log).unwrap()
+    }
+
+    /// Waits until it has said something.
+    pub fn wait_for(&mut self, words: &str) {
+        self.wait_for_times(1, words);
+    }
+
+    /// Waits until it has said something so many times.
+    pub fn wait_for_times(&mut self, times: usize, words: &str) {
+        let begun = Instant::now();
+        while self.said().matches(words).count() < times {
+            let status = self.child.try_wait().unwrap();
+            let in_time = begun.elapsed() < PATIENCE && status.is_none();
+            assert!(in_time, "{} ({status:?}) does not say '{words}' {times} times:\n{}", self.line, self.said());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Gives it bytes to read.
+    pub fn tell(&mut self, bytes: &[u8]) {
+        self.child.stdin.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    /// Ends its standard input.
+    pub fn close_stdin(&mut self) {
+        self.child.stdin = None;
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: no pointers; the process is a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0, "{}", self.line);
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < patience, "{} does not end:\n{}", self.line, self.said());
+            sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running switch of ours, in `/run/NAME`. When this is dropped it gets a SIGTERM, must end with status 0, and must
+/// leave no socket behind.
+pub struct Switch {
+    /// The program.
+    pub process: Process,
+    dir: PathBuf,
+}
+
+impl Switch {
+    /// Starts it with these options; waits until its door is open and all its links are plugged in.
+    pub fn start(name: &str, options: &str) -> Self {
+        Self::start_by("", name, options)
+    }
+
+    /// Starts it by way of another program, as `prlimit --nofile=64`.
+    pub fn start_by(wrapper: &str, name: &str, options: &str) -> Self {
+        let dir = PathBuf::from("/run").join(name);
+        let vswitch = env!("CARGO_BIN_EXE_vswitch");
+        let line = format!("{wrapper} {vswitch} -s {} --nostdin {options}", dir.display());
+        let mut command = command(&line);
+        command.env("ETHERLOOM_LOG", "info");
+        let mut switch = Self { process: Process::start_command(command, name), dir };
+        let words: Vec<&str> = options.split_whitespace().collect();
+        let links = words.iter().filter(|word| ["-t", "--port"].contains(word)).count();
+        switch.process.wait_for_times(links, " joined");
+        let taps = words.windows(2).filter(|pair| pair[0] == "-t").map(|pair| pair[1]);
+        taps.for_each(|tap| assert!(has_interface(tap), "{tap} is not there"));
+        let ctl = switch.dir.join("ctl");
+        wait_until("ctl is there", PATIENCE, || ctl.exists());
+        switch
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The lines of warnings and errors that it has written.
+    pub fn warnings(&self) -> Vec<String> {
+        let said = self.process.said();
+        let is_warning = |line: &&str| line.contains(": warn: ") || line.contains(": error: ");
+        said.lines().filter(is_warning).map(str::to_owned).collect()
+    }
+
+    /// What spanning tree has the port do, by the last word of the log; nothing was said of a port that discards from the
+    /// start.
+    pub fn state(&self, port: u32) -> String {
+        let states = ["discarding", "learning", "forwarding"];
+        let prefix = format!("port {port}: ");
+        let said = self.process.said();
+        let mut words = said.lines().rev().filter_map(|line| line.split_once(&prefix)).map(|(_, words)| words);
+        words.find(|words| states.contains(words)).unwrap_or("discarding").to_owned()
+    }
+
+    /// Ends it by SIGTERM.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.process.signal(libc::SIGTERM);
+        assert_eq!(self.process.wait(PATIENCE).code(), Some(0), "{}", self.process.said());
+        // A directory that was there before it stays.
+        assert_eq!(fs::read_dir(&self.dir).into_iter().flatten().count(), 0, "{} is not empty", self.dir.display());
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}:\n{}", self.dir.display(), self.process.said());
+        } else if self.process.child.try_wait().unwrap().is_none() {
+            self.end();
+        }
+    }
+}
