@@ -761,13 +761,29 @@ fn a_ring_with_an_stp_bridge_heals_within_max_age_and_two_forward_delays() {
             net.run(Duration::from_secs(100));
             assert_eq!((net.blocked_ports(), net.is_spanned(), net.loops), (1, true, 0));
             net.cut(cables[place]);
-            let healed = net.heal(MAX_AGE + 2 * FORWARD_DELAY);
+            net.heal(MAX_AGE + 2 * FORWARD_DELAY);
             net.run(Duration::from_secs(100));
             assert_eq!((net.blocked_ports(), net.loops), (0, 0));
             net.mend(cables[place]);
             net.run(Duration::from_secs(100));
             assert_eq!((net.blocked_ports(), net.is_spanned(), net.loops), (1, true, 0));
         }
+    }
+}
+
+#[test]
+fn an_stp_bridge_that_falls_silent_is_missed_within_max_age_and_two_forward_delays() {
+    let mut net = Net::new(1);
+    let nodes = net.rapids(4);
+    let legacy = net.legacy(0);
+    net.ring(&[nodes[0], nodes[1], legacy, nodes[2], nodes[3]]);
+    net.run(Duration::from_secs(100));
+    assert_eq!((net.blocked_ports(), net.is_spanned(), net.loops), (1, true, 0));
+    net.nodes[legacy].alive = false;
+    net.run(MAX_AGE + 2 * FORWARD_DELAY);
+    assert_eq!((net.is_spanned(), net.loops), (true, 0));
+    for node in nodes {
+        assert_eq!(net.stp(node).root().root.priority, 4096);
     }
 }
 
