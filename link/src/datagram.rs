@@ -66,7 +66,16 @@ pub struct FrameSocket {
     expected: usize,
     /// Since when there may be more to receive without a readiness that tells.
     unfinished: Option<Instant>,
+    /// For owners that wait for room.
+    room: Option<Room>,
     counters: Counters,
+}
+
+/// How to wait for room.
+struct Room {
+    registry: Registry,
+    token: Token,
+    is_awaited: bool,
 }
 
 impl FrameSocket {
@@ -83,6 +92,7 @@ impl FrameSocket {
             vectors: Box::default(),
             expected: MIN_EXPECTED,
             unfinished: None,
+            room: None,
             counters: Counters::default(),
         }
     }
@@ -111,13 +121,17 @@ impl FrameSocket {
         Ok(())
     }
 
-    /// Makes readiness appear under `token`: for reading, and also for writing if the owner waits for room. Who does not
-    /// is spared a wake-up for each datagram that the far end takes.
+    /// Makes readiness appear under `token`: for reading, and if `waits_for_room` also for writing, but only after a
+    /// `send` that found the socket full. (Otherwise each datagram that the far end takes would wake the owner.)
     ///
     /// # Errors
     /// The descriptor cannot be polled.
-    pub fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-        registry.register(&mut SourceFd(&self.fd.as_raw_fd()), token, interest)
+    pub fn register(&mut self, registry: &Registry, token: Token, waits_for_room: bool) -> io::Result<()> {
+        registry.register(&mut SourceFd(&self.fd.as_raw_fd()), token, Interest::READABLE)?;
+        if waits_for_room {
+            self.room = Some(Room { registry: registry.try_clone()?, token, is_awaited: false });
+        }
+        Ok(())
     }
 
     /// Undoes [`FrameSocket::register`].
@@ -125,7 +139,17 @@ impl FrameSocket {
     /// # Errors
     /// The descriptor was not registered.
     pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.room = None;
         registry.deregister(&mut SourceFd(&self.fd.as_raw_fd()))
+    }
+
+    /// Waits for room from now on, or no longer. If there is room already, readiness follows all the same.
+    fn await_room(&mut self, is_full: bool) -> io::Result<()> {
+        let Some(room) = self.room.as_mut().filter(|room| room.is_awaited != is_full) else { return Ok(()) };
+        let interest = if is_full { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        room.registry.reregister(&mut SourceFd(&self.fd.as_raw_fd()), room.token, interest)?;
+        room.is_awaited = is_full;
+        Ok(())
     }
 
     /// As [`crate::Link::deadline`]: at once, if the last `receive` gave up before the socket was empty.
@@ -139,6 +163,12 @@ impl FrameSocket {
     /// # Errors
     /// The descriptor is no socket.
     pub fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
+        let taken = self.send_frames(batch)?;
+        self.await_room(taken < batch.len())?;
+        Ok(taken)
+    }
+
+    fn send_frames(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
         let mut frames = batch.frames();
         let mut taken = 0;
         loop {

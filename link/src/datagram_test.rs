@@ -205,6 +205,35 @@ fn a_full_socket_takes_part_of_a_batch_and_the_rest_later() {
     assert_eq!(a.counters().drops.total(), 0);
 }
 
+/// What an event loop is told now: nothing, or readable and writable.
+fn readiness(poll: &mut mio::Poll) -> Option<(bool, bool)> {
+    let mut events = mio::Events::with_capacity(4);
+    poll.poll(&mut events, Some(std::time::Duration::ZERO)).unwrap();
+    events.iter().next().map(|event| (event.is_readable(), event.is_writable()))
+}
+
+#[test]
+fn room_wakes_only_an_owner_that_waits_for_it() {
+    let (mut a, mut b) = pair(None);
+    let mut poll = mio::Poll::new().unwrap();
+    a.register(poll.registry(), Token(3), true).unwrap();
+    let bytes = frame(1514, 1);
+    let batch = vec![(VnetHeader::WHOLE, bytes.as_slice()); 100];
+    assert_eq!(send(&mut a, &batch), 100);
+    assert_eq!(receive(&mut b, 200, 2000).len(), 100);
+    assert_eq!(readiness(&mut poll), None, "nobody asked");
+    while send(&mut a, &batch) == 100 {}
+    assert_eq!(readiness(&mut poll), None, "it is full");
+    while !receive(&mut b, 200, 2000).is_empty() {}
+    assert_eq!(readiness(&mut poll), Some((false, true)));
+    assert_eq!(send(&mut a, &batch), 100);
+    assert_eq!(receive(&mut b, 200, 2000).len(), 100);
+    assert_eq!(readiness(&mut poll), None, "nobody asks any more");
+    send(&mut b, &batch);
+    assert_eq!(readiness(&mut poll), Some((true, false)));
+    a.deregister(poll.registry()).unwrap();
+}
+
 #[test]
 fn frames_in_many_fragments_cross() {
     for header in [None, Some(Offloads::ALL)] {

@@ -39,7 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
 use crate::datagram::{FrameSocket, JUMBO_MTU};
 use crate::{Capabilities, Counters, DEFAULT_MTU, DropReason, Link, LinkState, Offloads, RxBatch, TxBatch};
@@ -198,7 +198,7 @@ impl Link for Vde {
     }
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.socket.register(registry, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.socket.register(registry, token, true)?;
         self.control.register(registry, token)
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use link::datagram::FrameSocket;
 use link::{Capabilities, Counters, Link, Offloads, RxBatch, TxBatch};
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
 use super::Control;
 
@@ -49,7 +49,7 @@ impl Link for ClientLink {
     }
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.socket.register(registry, token, Interest::READABLE)
+        self.socket.register(registry, token, false)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
