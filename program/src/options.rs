@@ -218,6 +218,8 @@ pub struct Program {
     pub topics: &'static [Topic],
     /// Its commands, if it has some.
     pub commands: &'static [Command],
+    /// What it takes by position, without a command.
+    pub operands: &'static [Operand],
     /// The links it can open.
     pub schemes: &'static [Scheme],
     /// What else the man page explains.

@@ -7,8 +7,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use program::help;
-use program::options::{OptionSpec, Program};
+use program::links::LINKS;
+use program::options::{Operand, OptionSpec, Program, Style, Topic, Value};
+use program::{completion, help, manual};
 
 static PROGRAMS: [&Program; 2] = [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM];
 
@@ -198,6 +199,58 @@ fn fish_completes_commands_options_and_values() {
     }
 }
 
+/// A program that takes what the others do not: links and choices by position.
+static CABLE: Program = Program {
+    name: "cable",
+    summary: "joins two links",
+    style: Style::Gnu,
+    usage: &["LINK LINK [MODE]"],
+    description: &["Joins two links."],
+    topics: &[Topic {
+        title: "Options",
+        options: &[OptionSpec::new(&["tap"], "A TAP.").takes("TAP", Value::Interface)],
+    }],
+    commands: &[],
+    operands: &[
+        Operand { name: "LINK", value: Value::Locator },
+        Operand { name: "LINK", value: Value::Locator },
+        Operand { name: "MODE", value: Value::Choice(&["fast", "slow"]) },
+    ],
+    schemes: &LINKS,
+    sections: &[],
+    exit_statuses: &[],
+    files: &[],
+    environment: &[],
+    examples: &[],
+    see_also: &[],
+};
+
+#[test]
+fn operands_are_completed_by_position_where_the_shell_can() {
+    let written = Written::new("operands");
+    fs::write(written.path("completions/bash/cable"), completion::bash(&CABLE)).unwrap();
+    fs::write(written.path("completions/zsh/_cable"), completion::zsh(&CABLE)).unwrap();
+    fs::write(written.path("completions/fish/cable.fish"), completion::fish(&CABLE)).unwrap();
+    fs::write(written.path("cable.1"), manual::page(&CABLE)).unwrap();
+    output(Command::new("groff").args(["-man", "-ww", "-z"]).arg(written.path("cable.1")));
+    assert_eq!(bash(&written, "cable n"), ["null://"]);
+    assert_eq!(bash(&written, "cable --tap x null:// n"), ["null://"]);
+    assert_eq!(bash(&written, "cable null:// null:// "), ["fast", "slow"]);
+    assert!(bash(&written, "cable null:// null:// fast n").is_empty());
+    assert_eq!(fish(&written, "cable n"), ["null://"]);
+    assert_eq!(fish(&written, "cable null:// null:// f"), ["fast"]);
+    let typed = ["cable n", "cable null:// nu", "cable null:// null:// s"];
+    assert_eq!(zsh(&written, &typed), ["cable null://|", "cable null:// null://|", "cable null:// null:// slow |"]);
+}
+
+/// What a tab makes of lines in zsh, each with a bar behind it.
+fn zsh(written: &Written, lines: &[&str]) -> Vec<String> {
+    let mut zsh = Command::new("timeout");
+    zsh.args(["300", "zsh", "-f", "-c", ZSH, "zsh"]).arg(written.path("completions/zsh"));
+    zsh.args(lines).current_dir("/").env("HOME", &written.0);
+    output(&mut zsh).lines().map(str::to_owned).collect()
+}
+
 /// Types each line and a tab into an interactive zsh on a pseudo-terminal; prints what the lines have become, each with
 /// a bar behind it.
 const ZSH: &str = r#"
@@ -250,11 +303,7 @@ fn zsh_completes_commands_options_and_values() {
         ("vmm -cpu m", "vmm -cpu max |"),
         ("vmm -kernel /etc/hostnam", "vmm -kernel /etc/hostname |"),
     ];
-    let mut zsh = Command::new("timeout");
-    zsh.args(["300", "zsh", "-f", "-c", ZSH, "zsh"]).arg(written.path("completions/zsh"));
-    zsh.args(cases.map(|(line, _)| line)).current_dir("/").env("HOME", &written.0);
-    let shown = output(&mut zsh);
-    assert_eq!(shown.lines().collect::<Vec<_>>(), cases.map(|(_, expected)| expected));
+    assert_eq!(zsh(&written, &cases.map(|(line, _)| line)), cases.map(|(_, expected)| expected));
     for program in PROGRAMS {
         let text = fs::read_to_string(written.path(&format!("completions/zsh/_{}", program.name))).unwrap();
         for spelling in options(program).flat_map(|option| option.spellings(program.style)) {
@@ -278,10 +327,8 @@ fn shells_offer_the_taps_of_this_host() {
     assert_eq!(bash(&written, "vswitch --port tap://"), ["//lab0"]);
     assert_eq!(fish(&written, "vswitch -t "), ["lab0"]);
     assert_eq!(fish(&written, "vswitch --port tap://l"), ["tap://lab0"]);
-    let mut zsh = Command::new("timeout");
-    zsh.args(["300", "zsh", "-f", "-c", ZSH, "zsh"]).arg(written.path("completions/zsh"));
-    zsh.args(["vswitch --tap=l", "vswitch --port tap://l"]).env("HOME", &written.0);
-    assert_eq!(output(&mut zsh), "vswitch --tap=lab0 |\nvswitch --port tap://lab0 |\n");
+    let typed = ["vswitch --tap=l", "vswitch --port tap://l"];
+    assert_eq!(zsh(&written, &typed), ["vswitch --tap=lab0 |", "vswitch --port tap://lab0 |"]);
 }
 
 /// Runs a test again in network and mount namespaces of its own; as a user of no rights in a user namespace too.

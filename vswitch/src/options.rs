@@ -466,6 +466,7 @@ pub static PROGRAM: Program = Program {
         },
     ],
 
+    operands: &[],
     schemes: &LINKS,
     sections: &[],
     exit_statuses: &[

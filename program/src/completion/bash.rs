@@ -5,8 +5,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Merged, function, merge, quote};
-use crate::options::{OptionSpec, Program, Style, Value};
+use super::{Merged, function, merge, quote, words};
+use crate::options::{Operand, OptionSpec, Program, Style, Value};
 
 /// The file.
 #[must_use]
@@ -17,17 +17,16 @@ pub fn bash(program: &Program) -> String {
     let mut names = String::new();
     let mut operands = String::new();
     push_options(&mut kinds, &mut names, "", merge(options));
+    push_operands(&mut operands, "", program.operands);
     for command in program.commands {
         push_options(&mut kinds, &mut names, command.name, merge(command.options));
-        for (index, operand) in command.operands.iter().enumerate() {
-            push_case(&mut operands, &[format!("{} {index}", command.name)], &kind(&[operand.value], &[]));
-        }
+        push_operands(&mut operands, command.name, command.operands);
     }
     let commands = program.commands.iter().map(|command| command.name).collect::<Vec<_>>();
     let command_pattern = if commands.is_empty() { "''".to_owned() } else { commands.join("|") };
     let mut schemes = String::new();
     for scheme in program.schemes {
-        let value = kind(&[scheme.address], &[]);
+        let value = kind(&[scheme.address]);
         let _ = writeln!(
             schemes,
             "            {}://*) {function}_values {} \"$2{}://\" \"${{3#*://}}\" ;;",
@@ -62,10 +61,16 @@ fn push_options(kinds: &mut String, names: &mut String, command: &str, options: 
             let spellings = merged.option.names.iter().map(|name| (*name).to_owned());
             let spellings = spellings.chain(merged.option.short.map(String::from));
             let patterns: Vec<_> = spellings.map(|name| format!("{command} {name}")).collect();
-            push_case(kinds, &patterns, &kind(&merged.values, &merged.words()));
+            push_case(kinds, &patterns, &kind(&merged.values));
         }
     }
     let _ = writeln!(names, "    {}) names=({}) letters=({}) ;;", quote(command), long.join(" "), letters.join(" "));
+}
+
+fn push_operands(cases: &mut String, command: &str, operands: &[Operand]) {
+    for (index, operand) in operands.iter().enumerate() {
+        push_case(cases, &[format!("{command} {index}")], &kind(&[operand.value]));
+    }
 }
 
 fn push_case(cases: &mut String, patterns: &[String], kind: &str) {
@@ -74,14 +79,14 @@ fn push_case(cases: &mut String, patterns: &[String], kind: &str) {
 }
 
 /// What the functions below call a kind of value.
-fn kind(values: &[Value], words: &[&str]) -> String {
+fn kind(values: &[Value]) -> String {
     match values.first() {
         Some(Value::File) => "file".to_owned(),
         Some(Value::Directory) => "directory".to_owned(),
         Some(Value::Interface) => "interface".to_owned(),
         Some(Value::Group) => "group".to_owned(),
         Some(Value::Locator) => "link".to_owned(),
-        Some(Value::Choice(_)) => format!("words {}", words.join(" ")),
+        Some(Value::Choice(_)) => format!("words {}", words(values).join(" ")),
         Some(Value::Text) | None => "text".to_owned(),
     }
 }
@@ -189,12 +194,9 @@ const TEMPLATE: &str = r#"# Completion of @PROGRAM@ for bash. Generated from the
         @FUNCTION@_kind "$command" "${current%%=*}"
         @FUNCTION@_values "$kind" "${current%%=*}=" "${current#*=}"
     else
-        if [[ $last -eq 1 ]]; then
-            @FUNCTION@_values 'words @COMMANDS@' '' "$current"
-        else
-            @FUNCTION@_operand "$command" "$operands"
-            @FUNCTION@_values "$kind" '' "$current"
-        fi
+        [[ $last -gt 1 ]] || @FUNCTION@_values 'words @COMMANDS@' '' "$current"
+        @FUNCTION@_operand "$command" "$operands"
+        @FUNCTION@_values "$kind" '' "$current"
         if [[ ! $ended && ( $current == -* || ${#COMPREPLY[@]} -eq 0 ) ]]; then
             @FUNCTION@_options "$command"
             case $current in

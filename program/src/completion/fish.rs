@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Merged, function, merge, quote, short_help, takes_taps};
-use crate::options::{Program, Style, Value};
+use super::{Merged, function, merge, quote, short_help, takes_taps, words};
+use crate::options::{Operand, Program, Style, Value};
 
 /// The file.
 #[must_use]
@@ -45,11 +45,14 @@ pub fn fish(program: &Program) -> String {
     for merged in merge(options) {
         push_option(&mut text, program, &function, &outside, &merged);
     }
+    push_operands(&mut text, program, &function, &outside, program.operands);
     for command in program.commands {
+        let inside = format!("{function}_in {}", command.name);
         text.push('\n');
         for merged in merge(command.options) {
-            push_option(&mut text, program, &function, &format!("{function}_in {}", command.name), &merged);
+            push_option(&mut text, program, &function, &inside, &merged);
         }
+        push_operands(&mut text, program, &function, &inside, command.operands);
     }
     text
 }
@@ -86,15 +89,37 @@ fn push_option(text: &mut String, program: &Program, function: &str, condition: 
         let _ = write!(text, " {kind} {name}");
     }
     if let Some((_, true)) = merged.argument() {
-        let _ = match merged.values.first() {
-            Some(Value::File) => write!(text, " -rF"),
-            Some(Value::Directory) => write!(text, " -xa '(__fish_complete_directories (commandline -ct))'"),
-            Some(Value::Group) => write!(text, " -xa '(__fish_complete_groups)'"),
-            Some(Value::Interface) => write!(text, " -xa '({function}_taps)'"),
-            Some(Value::Locator) => write!(text, " -xa '({function}_links)'"),
-            Some(Value::Choice(_)) => write!(text, " -xa {}", quote(&merged.words().join(" "))),
-            Some(Value::Text) | None => write!(text, " -x"),
-        };
+        text.push_str(" -r");
+        push_values(text, function, &merged.values);
     }
     let _ = writeln!(text, " -d {}", quote(&short_help(merged.option.help)));
+}
+
+/// What stands without a dash: by position it could not be told apart, so each kind is offered everywhere.
+fn push_operands(text: &mut String, program: &Program, function: &str, condition: &str, operands: &[Operand]) {
+    let mut offered = Vec::new();
+    for operand in operands.iter().filter(|operand| operand.value != Value::Text) {
+        if offered.contains(&operand.value) {
+            continue;
+        }
+        offered.push(operand.value);
+        let _ = write!(text, "complete -c {}", program.name);
+        if !condition.is_empty() {
+            let _ = write!(text, " -n {}", quote(condition));
+        }
+        push_values(text, function, &[operand.value]);
+        text.push('\n');
+    }
+}
+
+fn push_values(text: &mut String, function: &str, values: &[Value]) {
+    let _ = match values.first() {
+        Some(Value::File) => write!(text, " -F"),
+        Some(Value::Directory) => write!(text, " -fa '(__fish_complete_directories (commandline -ct))'"),
+        Some(Value::Group) => write!(text, " -fa '(__fish_complete_groups)'"),
+        Some(Value::Interface) => write!(text, " -fa '({function}_taps)'"),
+        Some(Value::Locator) => write!(text, " -fa '({function}_links)'"),
+        Some(Value::Choice(_)) => write!(text, " -fa {}", quote(&words(values).join(" "))),
+        Some(Value::Text) | None => write!(text, " -f"),
+    };
 }

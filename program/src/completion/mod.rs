@@ -53,15 +53,15 @@ impl Merged<'_> {
             Argument::Optional(name, _) => Some((name, false)),
         }
     }
+}
 
-    /// The words that an argument can be or begin with, if that is known.
-    fn words(&self) -> Vec<&'static str> {
-        let words = self.values.iter().filter_map(|value| match value {
-            Value::Choice(words) => Some(words.iter().copied()),
-            _ => None,
-        });
-        words.flatten().collect()
-    }
+/// The words that a value can be or begin with, if that is known.
+fn words(values: &[Value]) -> Vec<&'static str> {
+    let words = values.iter().filter_map(|value| match value {
+        Value::Choice(words) => Some(words.iter().copied()),
+        _ => None,
+    });
+    words.flatten().collect()
 }
 
 /// Whether a TAP of this host is anything that the program takes.
@@ -115,7 +115,7 @@ mod tests {
         ];
         let merged = merge(&forms);
         assert_eq!(merged.len(), 2);
-        assert_eq!(merged[0].words(), ["nic,", "none"]);
+        assert_eq!(words(&merged[0].values), ["nic,", "none"]);
         assert!(merged[0].is_repeatable && !merged[1].is_repeatable);
     }
 

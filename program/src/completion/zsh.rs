@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Merged, function, merge, quote, short_help, takes_taps};
+use super::{Merged, function, merge, quote, short_help, takes_taps, words};
 use crate::options::{Operand, Program, Style, Value};
 
 /// The file.
@@ -24,7 +24,7 @@ pub fn zsh(program: &Program) -> String {
         push_commands(&mut text, program, &function);
     }
     let options: Vec<_> = program.options().collect();
-    push_arguments(&mut text, program.style, &function, merge(options), &[]);
+    push_arguments(&mut text, program.style, &function, merge(options), program.operands);
     let _ = writeln!(text, "}}\n\n{function} \"$@\"");
     text
 }
@@ -42,7 +42,7 @@ fn push_helpers(text: &mut String, program: &Program, function: &str) {
     let _ = writeln!(text, "\n{function}_links() {{");
     let mut keyword = "if";
     for scheme in program.schemes {
-        let action = match action(&[scheme.address], &[], function) {
+        let action = match action(&[scheme.address], function) {
             action if action.is_empty() => "_message address".to_owned(),
             action => action,
         };
@@ -83,7 +83,7 @@ fn push_arguments(text: &mut String, style: Style, function: &str, options: Vec<
         }
     }
     for (index, operand) in operands.iter().enumerate() {
-        let action = action(&[operand.value], &[], function);
+        let action = action(&[operand.value], function);
         let _ = write!(text, " \\\n        {}", quote(&format!("{}:{}:{action}", index + 1, escape(operand.name))));
     }
     text.push('\n');
@@ -105,14 +105,14 @@ fn specifications(merged: &Merged<'_>, style: Style, function: &str) -> Vec<Stri
                 (Style::Gnu, false, false) => "-",
             };
             let colons = if is_required { ":" } else { "::" };
-            let action = action(&merged.values, &merged.words(), function);
+            let action = action(&merged.values, function);
             format!("{before}{spelling}{attach}[{help}]{colons}{}:{action}", escape(name))
         }
     };
     spellings.iter().map(specification).collect()
 }
 
-fn action(values: &[Value], words: &[&str], function: &str) -> String {
+fn action(values: &[Value], function: &str) -> String {
     match values.first() {
         Some(Value::File) => "_files".to_owned(),
         Some(Value::Directory) => "_files -/".to_owned(),
@@ -122,7 +122,7 @@ fn action(values: &[Value], words: &[&str], function: &str) -> String {
         Some(Value::Choice(_)) => {
             // A word that goes on gets no space.
             let (open, whole): (Vec<&str>, Vec<&str>) =
-                words.iter().partition(|word| word.ends_with(['=', ',', ':', '/']));
+                words(values).iter().partition(|word| word.ends_with(['=', ',', ':', '/']));
             let add = |words: Vec<&str>, suffix: &str| match words.is_empty() {
                 true => String::new(),
                 false => {

@@ -121,6 +121,7 @@ pub static PROGRAM: Program = Program {
         },
     ],
     commands: &[],
+    operands: &[],
     schemes: &[],
     sections: &[
         Section {
