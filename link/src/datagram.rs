@@ -8,7 +8,7 @@
 //! Invariant: the socket never blocks, and what comes out of it is a frame: no shorter than an Ethernet header, no longer
 //! than [`MAX_PLAIN_LEN`] unless its header has it segmented, uncut (`MSG_TRUNC`), with a header that agrees with itself
 //! and with the frame's length. Anything else is one counted drop. A flood of such datagrams does not hold the caller:
-//! after [`MAX_BAD`] of them `receive` returns, and [`FrameSocket::deadline`] asks for the next call.
+//! after some hundred of them `receive` returns, and [`FrameSocket::deadline`] asks for the next call.
 //!
 //! An error on such a socket says little about the far end: `ECONNREFUSED` may mean that it is about to be replaced. So
 //! errors are counted and the socket stays; who knows better (`vde` has a control connection) says when the end has come.
@@ -17,7 +17,7 @@
 //! # How much may be under way
 //!
 //! A datagram occupies its sender's `SO_SNDBUF` until it is received. If both ends are connected to each other, that is
-//! the only limit; otherwise it is also `net.unix.max_dgram_qlen` datagrams (10). See [`SEND_BUFFER`].
+//! the only limit; otherwise it is also `net.unix.max_dgram_qlen` datagrams (10).
 //!
 //! Neighbours: `vde` and `vswitch::vde`, which make such sockets.
 

@@ -277,18 +277,18 @@ impl Join {
         Ok(Self { name, dir, control, deadline })
     }
 
-    fn finish(mut self, config: &VdeConfig) -> Result<Vde, VdeError> {
+    fn finish(self, config: &VdeConfig) -> Result<Vde, VdeError> {
         let fd = socket::open(Kind::Datagram).map_err(|error| self.system("make a socket", error))?;
         let group = config.group.as_deref().map(|group| self.group_id(group)).transpose()?;
         let asked_mode = config.mode.filter(|mode| *mode != 0);
         let mode = asked_mode.unwrap_or(if group.is_some() { DEFAULT_GROUP_MODE } else { DEFAULT_MODE });
-        let own = self.bind(&fd, mode)?;
+        let (client, own) = self.bind(&fd, mode)?;
         if group.is_some() {
             lchown(&own.0, None, group).map_err(|error| self.system("set the group of its own socket", error))?;
         }
-        let reply = self.ask(config, &own)?;
-        let fits = fd.as_fd();
-        socket::connect(fits, &reply.switch).map_err(|error| self.system("connect to the switch's socket", error))?;
+        let reply = self.ask(config, client)?;
+        socket::connect(fd.as_fd(), &reply.switch)
+            .map_err(|error| self.system("connect to the switch's socket", error))?;
         if let (Some(mode), Some(path)) = (asked_mode, reply.switch.path()) {
             // It belongs to the switch's user, who is often another.
             let _ = socket::set_mode(path, mode);
@@ -306,7 +306,7 @@ impl Join {
     }
 
     /// Binds the client's datagram socket: in the switch's directory, or where else there is room.
-    fn bind(&self, fd: &OwnedFd, mode: u32) -> Result<OwnPath, VdeError> {
+    fn bind(&self, fd: &OwnedFd, mode: u32) -> Result<(Address, OwnPath), VdeError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pid = std::process::id();
         let fallbacks = FALLBACK_DIRS.map(|dir| (PathBuf::from(dir), "vde."));
@@ -316,7 +316,7 @@ impl Join {
                 let path = dir.join(format!("{prefix}{pid:05}-{:05}", NEXT.fetch_add(1, Ordering::Relaxed)));
                 let Some(address) = Address::of_path(&path) else { break };
                 match socket::bind(fd.as_fd(), &address, mode) {
-                    Ok(()) => return Ok(OwnPath(path)),
+                    Ok(()) => return Ok((address, OwnPath(path))),
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                     Err(error) => {
                         first_error.get_or_insert(error);
@@ -330,8 +330,7 @@ impl Join {
     }
 
     /// Sends the request and waits for the reply.
-    fn ask(&mut self, config: &VdeConfig, own: &OwnPath) -> Result<Reply, VdeError> {
-        let client = Address::of_path(&own.0).ok_or_else(|| VdeError::Reply { switch: self.name.clone() })?;
+    fn ask(&self, config: &VdeConfig, client: Address) -> Result<Reply, VdeError> {
         let description = config.description.clone().unwrap_or_else(own_description).into_bytes();
         let request = Request { port: config.port, client, offer: Some(Offloads::ALL), description };
         let hint = if config.port == 0 { "" } else { " (the port may be in use, or not exist)" };

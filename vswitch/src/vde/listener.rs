@@ -139,7 +139,8 @@ const MAX_NAMES: u32 = 4096;
 impl Listener {
     /// Makes the directory if need be, and `ctl` in it; recovers a `ctl` that a switch left behind when it died.
     ///
-    /// The modes are set whatever the umask is. A directory that exists gets them too, if this user may change it.
+    /// The modes are set whatever the umask is. A directory that exists gets them too, if this user may change it. A
+    /// process that forks afterwards must not drop this in both halves: dropping it removes the files.
     ///
     /// # Errors
     /// Another switch is running there, something else is in the way, or there is no permission.
