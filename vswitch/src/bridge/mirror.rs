@@ -69,3 +69,7 @@ impl Bridge {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "mirror_test.rs"]
+mod tests;

@@ -362,8 +362,11 @@ impl Bridge {
         if kind == vlan::TPID || destination.is_group() || !source.is_station() || self.is_special {
             return None;
         }
+        if !self.plain.contains(ingress) {
+            return None;
+        }
         let port = self.fdb.lookup(Key::new(VlanId::UNTAGGED, destination), tick)?;
-        if port == ingress || !self.plain.contains(ingress) || !self.plain.contains(port) {
+        if port == ingress || !self.plain.contains(port) {
             return None;
         }
         self.fdb.hear(Key::new(VlanId::UNTAGGED, source), ingress, tick).then_some(port)
@@ -584,3 +587,10 @@ impl Events {
         }
     }
 }
+
+#[cfg(test)]
+mod lab;
+
+#[cfg(test)]
+#[path = "bridge_test.rs"]
+mod tests;

@@ -71,6 +71,12 @@ impl PortSet {
         self.words.iter().map(|bits| bits.count_ones() as usize).sum()
     }
 
+    /// Octets that it holds on the heap.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        (self.words.capacity() + self.summary.capacity()) * size_of::<u64>()
+    }
+
     /// Its ports, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = PortId> {
         self.common(self)

@@ -180,3 +180,7 @@ impl Vlans {
         self.get(vlan).is_some_and(|members| members.tagged.contains(port) || members.untagged.contains(port))
     }
 }
+
+#[cfg(test)]
+#[path = "vlan_test.rs"]
+mod tests;

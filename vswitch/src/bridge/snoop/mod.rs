@@ -385,5 +385,8 @@ fn living(ports: &Ports, tick: Tick) -> impl Iterator<Item = PortId> {
 }
 
 #[cfg(test)]
+pub(super) mod frames;
+
+#[cfg(test)]
 #[path = "snoop_test.rs"]
 mod tests;
