@@ -212,7 +212,7 @@ impl Stp {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.tree.started?;
-        self.ports.iter().filter_map(Port::deadline).min()
+        self.ports.iter().filter_map(|port| port.deadline(&self.tree)).min()
     }
 
     /// Does what is due.
@@ -266,7 +266,7 @@ impl Stp {
             return;
         }
         for port in &mut self.ports {
-            port.tick(now);
+            port.tick(&self.tree, now);
             port.update_enabled(now);
         }
         let was_changing = self.ports.iter().any(|port| !port.tc_while.is_zero());

@@ -372,6 +372,21 @@ fn no_more_than_six_bpdus_leave_at_once_and_then_one_a_second() {
 }
 
 #[test]
+fn hellos_do_not_keep_the_hold_count_up() {
+    let mut one = One::new(PortSettings { edge: Edge::Never, ..PortSettings::default() });
+    one.stp.set_times(second(), 6 * second(), 4 * second(), one.now, &mut one.out).unwrap();
+    for priority in [0, 4096, 0, 4096, 0, 4096, 0] {
+        one.stp.set_bridge(BridgeSettings { priority, address: id(5).address }, one.now, &mut one.out);
+    }
+    one.pass(10 * second());
+    for priority in [4096, 0, 4096, 0] {
+        one.out.clear();
+        one.stp.set_bridge(BridgeSettings { priority, address: id(5).address }, one.now, &mut one.out);
+        assert_eq!(sent(&one.out).len(), 1, "at once");
+    }
+}
+
+#[test]
 fn two_bridges_of_one_identifier_do_not_forward_to_each_other() {
     let mut one = One::new(PortSettings::default());
     one.hear(rst(5));

@@ -65,7 +65,7 @@ pub(super) struct Port {
     pub rcvd_info_while: Timer,
     pub rr_while: Timer,
     pub tc_while: Timer,
-    /// BPDUs sent of late, one forgotten each second, and since when (§17.19.44).
+    /// BPDUs sent of late, and since when the next to be forgotten is remembered (§17.19.44).
     pub tx_count: u8,
     pub tx_since: Option<Instant>,
 
@@ -219,7 +219,7 @@ impl Port {
     }
 
     /// Port Timers (§17.22).
-    pub(super) fn tick(&mut self, now: Instant) {
+    pub(super) fn tick(&mut self, tree: &Tree, now: Instant) {
         for timer in [
             &mut self.edge_delay_while,
             &mut self.fd_while,
@@ -233,7 +233,7 @@ impl Port {
             timer.tick(now);
         }
         while self.tx_count > 0
-            && let Some(next) = self.tx_since.map(|since| since + Duration::from_secs(1))
+            && let Some(next) = self.tx_since.map(|since| since + tree.hold_time())
             && next <= now
         {
             self.tx_count -= 1;
@@ -242,7 +242,7 @@ impl Port {
     }
 
     /// When a timer that some machine waits for will be zero.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self, tree: &Tree) -> Option<Instant> {
         if !self.port_enabled {
             return None;
         }
@@ -256,7 +256,7 @@ impl Port {
             when(self.rcvd_info_while, self.info_is == InfoIs::Received),
             self.rr_while.deadline(),
             self.tc_while.deadline(),
-            self.held_back_until(),
+            self.held_back_until(tree),
         ];
         timers.into_iter().flatten().min()
     }

@@ -60,6 +60,12 @@ impl Tree {
         Times { hello: self.times.hello, ..self.root_times }
     }
 
+    /// How soon a BPDU that was sent no longer counts against the hold count: a second (§17.22) with the standard's one
+    /// hello time of 2 s, and half a hello time with others, for hellos alone would keep the count up for good.
+    pub(super) fn hold_time(&self) -> Duration {
+        self.times.hello / 2
+    }
+
     /// helloWhen, set anew. All ports say hello at the same moments, one wake-up for all of them; so the first comes
     /// within a hello time and every other after one.
     pub(super) fn next_hello(&self, now: Instant) -> Timer {

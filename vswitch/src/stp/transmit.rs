@@ -1,9 +1,9 @@
 //! Port Transmit (IEEE 802.1D-2004 §17.26, figure 17-17): which BPDU leaves a port, and when.
 //!
 //! Runs when all other machines rest, so that one BPDU says all that an event has changed. No more than
-//! [`TX_HOLD_COUNT`] leave within a second.
+//! [`TX_HOLD_COUNT`] leave at once, and one more each second.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::bpdu::{Bpdu, Message, Rapid, SenderRole};
 use super::port::Port;
@@ -45,9 +45,9 @@ impl Port {
     }
 
     /// When a BPDU that the hold count keeps back may leave.
-    pub(super) fn held_back_until(&self) -> Option<Instant> {
+    pub(super) fn held_back_until(&self, tree: &Tree) -> Option<Instant> {
         let is_held_back = self.new_info && self.tx_count >= TX_HOLD_COUNT;
-        self.tx_since.filter(|_| is_held_back).map(|since| since + Duration::from_secs(1))
+        self.tx_since.filter(|_| is_held_back).map(|since| since + tree.hold_time())
     }
 
     /// txConfig(), txRstp() or txTcn() (§17.21.19 to 17.21.21).
