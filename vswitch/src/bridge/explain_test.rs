@@ -19,9 +19,11 @@ fn an_explanation_is_what_forwarding_does() {
                 lab.forward(ingress, &frames::bytes(message));
                 lab.wait(Duration::from_secs(if chance.one_in(3) { 11 } else { 0 }));
             }
-            let source = chance.pick(&[station(1), station(2), station(3), station(4), GROUP]);
+            let sources = [station(1), station(2), station(3), station(4), station(5), GROUP, MacAddr([0; 6])];
+            let source = chance.pick(&sources);
             let group: IpAddr = "239.1.2.3".parse().unwrap();
-            let mut question = match chance.below(6) {
+            let mut question = match chance.below(8) {
+                7 => Question::new(source, MacAddr([0x01, 0x80, 0xc2, 0, 0, chance.below(3) as u8])),
                 0 => Question::new(source, BROADCAST),
                 1 => Question::new(source, GROUP),
                 2 => Question::to_group(source, group),

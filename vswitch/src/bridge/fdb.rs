@@ -9,7 +9,8 @@
 //! ([`Fdb::deadline`]) only after somebody found none, and at most 64 times in an ageing time. A flood of invented
 //! addresses therefore fills the table once, is counted from then on, and costs a frame no more than other frames do.
 //!
-//! Invariant: the count of a port is the number of its dynamic entries in the table, those past their time included.
+//! Invariant: the count of a port is the number of its dynamic entries in the table, those past their time included; the
+//! static ones are counted too. Forgetting a port that has none costs no pass over the table.
 //!
 //! Neighbours: [`super::hash`] for the keys, [`super::clock`] for ticks; [`super::Bridge`] learns and asks.
 
@@ -39,6 +40,8 @@ pub struct Fdb {
     stations: HashMap<Key, Entry, Keyed>,
     /// Dynamic entries by port index.
     counts: Vec<u32>,
+    /// Static entries.
+    statics: usize,
     ageing: Tick,
     /// Ageing times of their own, by VLAN index; empty while no VLAN has one.
     vlan_ageing: Vec<Option<Tick>>,
@@ -127,6 +130,7 @@ impl Fdb {
         Self {
             stations: HashMap::with_hasher(Keyed::new(seed)),
             counts: Vec::new(),
+            statics: 0,
             ageing: ticks(DEFAULT_AGEING),
             vlan_ageing: Vec::new(),
             hold: 0,
@@ -214,11 +218,9 @@ impl Fdb {
 
     /// Removes one entry, static or not; whether it was there.
     pub fn forget(&mut self, vlan: VlanId, address: MacAddr) -> bool {
-        let entry = self.stations.remove(&Key::new(vlan, address.into()));
-        if let Some(entry) = &entry {
-            uncount(&mut self.counts, entry);
-        }
-        entry.is_some()
+        let Some(entry) = self.stations.remove(&Key::new(vlan, address.into())) else { return false };
+        uncount(&mut self.counts, &mut self.statics, &entry);
+        true
     }
 
     /// Forgets the stations learned on a port.
@@ -242,13 +244,16 @@ impl Fdb {
 
     /// Removes the entries of a port, static ones too.
     pub(super) fn remove_port(&mut self, port: PortId) {
-        self.retain(|_, entry| entry.port != port);
+        if self.stations_on(port) != 0 || self.statics != 0 {
+            self.retain(|_, entry| entry.port != port);
+        }
     }
 
     /// Enters a station for good, and overrides what was learned of it.
     pub(super) fn set_static(&mut self, vlan: VlanId, address: MacAddr, port: PortId) {
         self.forget(vlan, address);
         self.stations.insert(Key::new(vlan, address.into()), Entry { heard: Cell::new(Entry::STATIC), port });
+        self.statics += 1;
     }
 
     /// Notes that a frame from `source` came in on `port`, if that is where it is known to be; whether it is.
@@ -286,7 +291,7 @@ impl Fdb {
         match learned {
             Learned::New | Learned::Moved(_) => {
                 if let Some(before) = self.stations.insert(source, Entry { heard: Cell::new(tick), port }) {
-                    uncount(&mut self.counts, &before);
+                    uncount(&mut self.counts, &mut self.statics, &before);
                 }
                 if self.counts.len() <= port.index() {
                     self.counts.resize(port.index() + 1, 0);
@@ -369,11 +374,11 @@ impl Fdb {
     }
 
     fn retain(&mut self, mut keep: impl FnMut(Key, &Entry) -> bool) {
-        let counts = &mut self.counts;
+        let (counts, statics) = (&mut self.counts, &mut self.statics);
         self.stations.retain(|key, entry| {
             let is_kept = keep(*key, entry);
             if !is_kept {
-                uncount(counts, entry);
+                uncount(counts, statics, entry);
             }
             is_kept
         });
@@ -385,9 +390,11 @@ fn station(key: Key, entry: &Entry, tick: Tick) -> Station {
     Station { vlan: key.vlan(), address: key.address(), port: entry.port, age }
 }
 
-fn uncount(counts: &mut [u32], entry: &Entry) {
-    if let Some(count) = counts.get_mut(entry.port.index()).filter(|_| !entry.is_static()) {
-        *count = count.saturating_sub(1);
+fn uncount(counts: &mut [u32], statics: &mut usize, entry: &Entry) {
+    if entry.is_static() {
+        *statics -= 1;
+    } else if let Some(count) = counts.get_mut(entry.port.index()) {
+        *count -= 1;
     }
 }
 

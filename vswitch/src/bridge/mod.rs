@@ -326,7 +326,8 @@ impl Bridge {
 
     /// Decides on one frame that came in on `ingress`: appends to `out` where it goes, copies for mirrors last.
     ///
-    /// `frame` begins with the destination address; a frame still to be segmented is decided on once.
+    /// `frame` begins with the destination address and is whole: snooping reads messages to their end. A frame still to
+    /// be segmented is decided on once.
     pub fn forward(&mut self, ingress: PortId, frame: &[u8], now: Instant, out: &mut Vec<Egress>) -> Verdict {
         let tick = self.clock.advance(now);
         let Some(port) = self.pass(ingress, frame, tick) else { return self.forward_any(ingress, frame, tick, out) };
@@ -536,8 +537,10 @@ impl Bridge {
 
     /// Lists every port for which [`Bridge::leaves`] says yes, at a cost for those ports alone.
     fn flood(&self, ingress: PortId, frame: Admission, out: &mut Vec<Egress>) {
+        // Walked from within: the nested loops of the sets stay loops.
         let mut list = |members: &PortSet, tag| {
-            out.extend(members.common(&self.open).filter(|port| *port != ingress).map(|port| Egress { port, tag }));
+            let ports = members.common(&self.open).filter(|port| *port != ingress);
+            ports.for_each(|port| out.push(Egress { port, tag }));
         };
         list(&self.vlans.transparent, frame.transparent_action());
         if let Some(members) = self.vlans.get(frame.vlan) {
