@@ -75,8 +75,8 @@ pub(super) enum SenderRole {
 }
 
 impl Message {
-    /// Whether the sender is a Designated Port. A Configuration BPDU always is a Designated Port's, and an RST BPDU of an
-    /// unknown role is read as one (§9.3.3).
+    /// Whether the sender is a Designated Port. A Configuration BPDU always is a Designated Port's, and an RST BPDU
+    /// of an unknown role is read as one (§9.3.3).
     pub(super) fn is_designated(&self) -> bool {
         self.rapid.is_none_or(|rapid| matches!(rapid.role, SenderRole::Designated | SenderRole::Unknown))
     }

@@ -7,7 +7,7 @@
 //! | `values` | identifiers, priority vectors, times |
 //! | `bpdu` | the frames |
 //! | `timer` | a port's timer |
-//! | `port` | a port's variables; Port Timers, Port Receive, Port Protocol Migration, Bridge Detection, Port State Transition |
+//! | `port` | a port's variables, Timers, Receive, Protocol Migration, Bridge Detection, State Transition |
 //! | `info` | Port Information |
 //! | `selection` | Port Role Selection, and the bridge's variables |
 //! | `roles` | Port Role Transitions |
@@ -26,10 +26,10 @@
 //! Timers are moments, not counters, so there is no tick. In a stable tree the one periodic work is the hello, once per
 //! hello time for all ports together, and none at all where every port with a link leads to the root or stands by.
 //!
-//! Ports discard before others forward, and both before a BPDU tells of it: whoever carries out actions in order keeps
-//! the network free of loops.
+//! Ports discard before others forward, and both before a BPDU tells of it, so actions are to be carried out in order.
+//! The standard's own weakness stays: while word of a lost root still goes round, a loop can stand for a moment.
 //!
-//! Not there: `ForceProtocolVersion` (§17.13.4), which nobody needs beside migration, and rapid ageing instead of flushing.
+//! Not there: `ForceProtocolVersion` (§17.13.4), as migration does without, and rapid ageing instead of flushing.
 
 mod bpdu;
 mod info;
@@ -442,7 +442,8 @@ pub struct PortSettings {
 }
 
 impl Default for PortSettings {
-    /// A virtual cable: the cost of 10 Gbit/s (table 17-3), point to point, the middle priority, edge if no bridge is heard.
+    /// A virtual cable: the cost of 10 Gbit/s (table 17-3), point to point, the middle priority, edge if no bridge is
+    /// heard.
     fn default() -> Self {
         Self { path_cost: 2000, priority: 128, edge: Edge::Auto, point_to_point: true, bpdu_guard: false }
     }
@@ -482,8 +483,8 @@ pub enum Action {
         /// The port.
         port: PortId,
     },
-    /// The tree has changed: the port has begun to forward, or a neighbour on it has heard of a change. Said once for as
-    /// long as the neighbour repeats it.
+    /// The tree has changed: the port has begun to forward, or a neighbour on it has heard of a change. Said once for
+    /// as long as the neighbour repeats it.
     TopologyChanged {
         /// The port.
         port: PortId,

@@ -1,8 +1,8 @@
 //! Networks of bridges in simulated time: what spanning tree promises of a whole network, held against every moment.
 //!
-//! A [`Net`] joins bridges by segments. It delivers frames after a latency of its own, wakes bridges at their deadlines,
-//! and carries out actions in order. Whenever a port begins to forward it looks for a loop. [`Legacy`] is a model of an
-//! IEEE 802.1D-1998 bridge: it knows Configuration BPDUs only.
+//! A [`Net`] joins bridges by segments. It delivers frames after a latency of its own, wakes bridges at their
+//! deadlines, and carries out actions in order. Whenever a port begins to forward it looks for a loop. [`Legacy`] is
+//! a model of an IEEE 802.1D-1998 bridge: it knows Configuration BPDUs only.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -872,8 +872,8 @@ fn disturb(net: &mut Net) {
     }
 }
 
-/// Loops may come and go meanwhile: where the root is lost, what is still told of it goes round until it is too old, and
-/// the standard lets a port forward on such a word. None may stay.
+/// Loops may come and go meanwhile: where the root is lost, what is still told of it goes round until it is too old,
+/// and the standard lets a port forward on such a word. None may stay.
 #[test]
 fn whatever_happens_quiet_leaves_a_spanning_tree() {
     for seed in 0..500 {

@@ -2,10 +2,10 @@
 //! Timers (§17.22), Port Receive (§17.23), Port Protocol Migration (§17.24), Bridge Detection (§17.25) and Port State
 //! Transition (§17.30).
 //!
-//! Variables carry the standard's names. A machine is a method that takes one step and says whether it moved; states that
-//! are left at once have no variable, and where another variable tells the state (`oper_edge` for Bridge Detection,
-//! `role` for Port Role Transitions, `info_is` for Port Information), that variable is the state. `info`, `roles`,
-//! `topology` and `transmit` hold the other machines of a port, `selection` the one of the bridge.
+//! Variables carry the standard's names. A machine is a method that takes one step and says whether it moved; states
+//! that are left at once have no variable, and where another variable tells the state (`oper_edge` for Bridge
+//! Detection, `role` for Port Role Transitions, `info_is` for Port Information), that variable is the state. `info`,
+//! `roles`, `topology` and `transmit` hold the other machines of a port, `selection` the one of the bridge.
 
 use std::time::{Duration, Instant};
 

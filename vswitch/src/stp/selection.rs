@@ -1,7 +1,7 @@
 //! Port Role Selection (IEEE 802.1D-2004 §17.28): the bridge's place in the tree, from what its ports hold.
 //!
-//! The variables of the bridge (§17.18) live here. Roles are selected in one go over all ports, whenever one of them has
-//! cleared `selected` or the bridge itself has changed.
+//! The variables of the bridge (§17.18) live here. Roles are selected in one go over all ports, whenever one of them
+//! has cleared `selected` or the bridge itself has changed.
 
 use std::time::{Duration, Instant};
 

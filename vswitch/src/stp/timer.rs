@@ -1,8 +1,8 @@
 //! A timer of a port (IEEE 802.1D-2004 §17.17).
 //!
-//! The standard counts seconds down and lets some states keep a timer at its full value by setting it again each second.
-//! Here a timer holds the moment at which it will be zero, or is held at its full value until the state is left, so that
-//! nothing has to happen while it runs.
+//! The standard counts seconds down and lets some states keep a timer at its full value by setting it again each
+//! second. Here a timer holds the moment at which it will be zero, or is held at its full value until the state is
+//! left, so that nothing has to happen while it runs.
 
 use std::time::{Duration, Instant};
 

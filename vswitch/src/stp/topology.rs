@@ -1,8 +1,9 @@
 //! Topology Change (IEEE 802.1D-2004 §17.31, figure 17-25): stations may be elsewhere, so what was learned is forgotten
 //! and the rest of the tree is told.
 //!
-//! A change is a port that is no edge and begins to forward. The flag travels in BPDUs for `tcWhile` (RSTP), or as a TCN to
-//! the root, which answers with the flag in its own BPDUs (STP). Flushing is immediate, towards STP neighbours too.
+//! A change is a port that is no edge and begins to forward. The flag travels in BPDUs for `tcWhile` (RSTP), or as a
+//! TCN to the root, which answers with the flag in its own BPDUs (STP). Flushing is immediate, towards STP neighbours
+//! too.
 
 use std::time::{Duration, Instant};
 

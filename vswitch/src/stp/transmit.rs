@@ -52,8 +52,8 @@ impl Port {
 
     /// txConfig(), txRstp() or txTcn() (§17.21.19 to 17.21.21).
     ///
-    /// A Root Port below an STP bridge has news for no other reason than a topology change: an agreement, which STP does
-    /// not know, must not pass for one.
+    /// A Root Port below an STP bridge has news for no other reason than a topology change: an agreement, which STP
+    /// does not know, must not pass for one.
     fn bpdu(&self, tree: &Tree) -> Option<Bpdu> {
         let rapid = match (self.send_rstp, self.role) {
             (true, role) => Some(self.rapid(role)),
