@@ -526,13 +526,12 @@ impl Switch {
             return;
         }
         let received = self.memory.len();
-        if received == 0 {
-            return;
-        }
         if received == turn {
             self.floor.make_ready(key);
         }
-        self.forward(ingress);
+        if received > 0 {
+            self.forward(ingress);
+        }
         self.set_timer(key);
     }
 
