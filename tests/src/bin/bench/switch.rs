@@ -96,9 +96,9 @@ fn measure(peer: Peer) -> Result<Figures> {
     figures.rtt_us = lab.ping()?;
     let before_udp = lab.cpu_seconds()?;
     let report = lab.iperf(&["-u", "-b", "0", "-l", "22"])?;
-    let sent = number(&report, "/end/sum/packets")?;
-    figures.udp_kpps = (sent - number(&report, "/end/sum/lost_packets")?) / number(&report, "/end/sum/seconds")? / 1e3;
-    figures.us_per_frame = (lab.cpu_seconds()? - before_udp) * 1e6 / sent;
+    let frames = received(&report)?;
+    figures.udp_kpps = frames / number(&report, "/end/sum/seconds")? / 1e3;
+    figures.us_per_frame = (lab.cpu_seconds()? - before_udp) * 1e6 / frames;
     figures.calls_per_frame = lab.calls_per_frame()?;
     let dash = |value: f64| if peer == Peer::Bridge { "-".to_owned() } else { format!("{value:.2}") };
     println!(
@@ -205,7 +205,7 @@ impl Lab {
         Ok(ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64)
     }
 
-    /// System calls of the switch for each 64-byte frame that comes in.
+    /// System calls of the switch for each 64-byte frame that arrives.
     fn calls_per_frame(&self) -> Result<f64> {
         let Some(switch) = &self.switch else { return Ok(0.0) };
         let pid = switch.id().to_string();
@@ -221,7 +221,7 @@ impl Lab {
         let summary = String::from_utf8_lossy(&summary.stderr).into_owned();
         let total = summary.lines().find(|line| line.trim_end().ends_with("total")).context("strace: no total")?;
         let calls: f64 = total.split_whitespace().next().context("strace")?.parse().context("strace: its total")?;
-        Ok(calls / number(&report?, "/end/sum/packets")?)
+        Ok(calls / received(&report?)?)
     }
 }
 
@@ -239,7 +239,7 @@ impl Drop for Lab {
 /// A switch with both TAPs, on a directory of its own.
 fn start(program: &std::path::Path) -> Result<Child> {
     let taps = HOSTS.iter().flat_map(|(_, interface, _)| ["-t", interface]);
-    let child = Command::new(program).args(["-s", DIR, "--nostdin"]).args(taps).stdin(Stdio::null()).spawn();
+    let child = Command::new(program).args(["-s", DIR]).args(taps).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
     child.with_context(|| program.display().to_string())
 }
 
@@ -254,6 +254,11 @@ fn number(report: &serde_json::Value, pointer: &str) -> Result<f64> {
         .pointer(pointer)
         .and_then(serde_json::Value::as_f64)
         .with_context(|| format!("iperf3: no {pointer}: {report}"))
+}
+
+/// Datagrams that arrived.
+fn received(report: &serde_json::Value) -> Result<f64> {
+    Ok(number(report, "/end/sum/packets")? - number(report, "/end/sum/lost_packets")?)
 }
 
 fn wait_for(mut is_there: impl FnMut() -> bool) -> Result<()> {
