@@ -3,6 +3,7 @@ use std::time::Duration;
 use link::{DropReason, MacAddr};
 
 use super::lab::{BROADCAST, Chance, GROUP, Lab, NOBODY, frame, port, set_at_random, station, vlan};
+use super::snoop::frames;
 use super::*;
 
 const BPDU_ADDRESS: MacAddr = MacAddr([0x01, 0x80, 0xc2, 0, 0, 0]);
@@ -56,6 +57,18 @@ fn a_removed_port_leaves_nothing_behind() {
     bridge.add_port(port(4));
     assert_eq!(bridge.port_settings(port(4)), Some(&PortSettings::default()));
     assert_eq!(bridge.ports().map(PortId::number).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_port_that_comes_back_is_as_new() {
+    let mut lab = Lab::new(3);
+    lab.forward(1, &plain(BROADCAST, station(1)));
+    lab.bridge.remove_port(port(3));
+    lab.bridge.add_port(port(3));
+    assert_eq!(lab.reach(1, &plain(BROADCAST, station(1))), [2]);
+    lab.bridge.add_static(VlanId::UNTAGGED, station(3), port(3)).unwrap();
+    assert_eq!(lab.reach(1, &plain(station(3), station(1))), [0; 0]);
+    assert_eq!(lab.verdict(3, &plain(station(1), station(3))), Verdict::Drop(DropReason::LinkDown));
 }
 
 #[test]
@@ -213,6 +226,31 @@ fn a_hub_sends_everything_everywhere_and_learns_nothing() {
     lab.bridge.set_hub(false);
     lab.forward(5, &plain(BROADCAST, station(5)));
     assert_eq!(lab.reach(2, &plain(station(5), station(2))), [5]);
+}
+
+#[test]
+fn a_hub_does_not_snoop() {
+    let mut lab = Lab::new(3);
+    lab.bridge.set_snooping(true);
+    lab.forward(1, &frames::bytes(frames::QUERY));
+    lab.wait(Duration::from_secs(10));
+    let report = frames::bytes(frames::REPORT_V2);
+    assert_eq!(lab.reach(2, &report), [1]);
+    lab.bridge.set_hub(true);
+    assert_eq!(lab.reach(2, &report), [1, 3]);
+}
+
+#[test]
+fn stations_known_on_a_port_that_was_shut_since_are_no_way_around_it() {
+    let mut lab = Lab::new(2);
+    lab.forward(1, &plain(BROADCAST, station(1)));
+    lab.forward(2, &plain(BROADCAST, station(2)));
+    let known = plain(station(2), station(1));
+    assert_eq!(lab.reach(1, &known), [2]);
+    for state in [PortState::Discarding, PortState::Learning] {
+        lab.bridge.set_state(port(1), state);
+        assert_eq!(lab.verdict(1, &known), Verdict::Drop(DropReason::Blocked));
+    }
 }
 
 #[test]

@@ -11,7 +11,11 @@ fn an_explanation_is_what_forwarding_does() {
     for _ in 0..400 {
         let mut lab = Lab::with_vlans();
         set_at_random(&mut lab.bridge, &mut chance);
-        for _ in 0..100 {
+        for number in 0..100 {
+            if number % 25 == 24 {
+                // Stations stay known where a port's settings have changed.
+                set_at_random(&mut lab.bridge, &mut chance);
+            }
             lab.wait(Duration::from_millis(chance.below(1500) as u64));
             let ingress = 1 + chance.below(7) as u32;
             if chance.one_in(10) {
