@@ -1,7 +1,7 @@
 //! The bridge's time: whole milliseconds since the first instant it was told.
 //!
-//! A table entry then holds its time in eight bytes, and a frame that carries the same instant as the one before, as all
-//! frames of a batch do, costs a comparison. An instant before the first is the first.
+//! A table entry then holds its time in eight bytes, and a frame that carries the same instant as the one before, as
+//! all frames of a batch do, costs a comparison. An instant before the first is the first.
 //!
 //! Neighbours: [`super::fdb`], [`super::storm`] and [`super::snoop`] count in ticks.
 

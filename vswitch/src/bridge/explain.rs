@@ -1,7 +1,7 @@
 //! A decision, step by step, for people: which way a frame would go, and why.
 //!
-//! [`Bridge::explain`] asks the same functions as [`Bridge::forward`], in the same order, about a frame that nobody sent,
-//! and changes nothing: no station is learned, no storm control token taken.
+//! [`Bridge::explain`] asks the same functions as [`Bridge::forward`], in the same order, about a frame that nobody
+//! sent, and changes nothing: no station is learned, no storm control token taken.
 //!
 //! Neighbour: [`super`] describes the stages.
 
@@ -30,8 +30,8 @@ pub struct Question {
     pub source: MacAddr,
     /// Its destination.
     pub destination: MacAddr,
-    /// The VLAN of its tag; none, or VLAN 0, for no tag. Where the ingress is looked up, this is the VLAN of the station,
-    /// and the frame carries a tag if the station's port has that VLAN tagged.
+    /// The VLAN of its tag; none, or VLAN 0, for no tag. Where the ingress is looked up, this is the VLAN of the
+    /// station, and the frame carries a tag if the station's port has that VLAN tagged.
     pub vlan: Option<VlanId>,
     /// The group that it has in its IP header, for snooping to decide on; none for a frame that is not IP.
     pub group: Option<IpAddr>,

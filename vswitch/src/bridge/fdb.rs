@@ -1,18 +1,20 @@
 //! The forwarding database: which port each station was last heard on (IEEE 802.1Q-2018 §8.8).
 //!
 //! # Theory of operation
-//! A station is a VLAN and an address. It is learned from a source address, moves with its station, and counts no longer
-//! when it has not been heard for the ageing time. A static entry is an administrator's word: it neither moves nor ages.
+//! A station is a VLAN and an address. It is learned from a source address, moves with its station, and counts no
+//! longer when it has not been heard for the ageing time. A static entry is an administrator's word: it neither moves
+//! nor ages.
 //!
-//! A frame costs one probe for its source and one for its destination, whatever the table holds. Nothing is swept on a
-//! frame's behalf: an entry past its time is passed over where it is met. Sweeping only makes room, so it is asked for
-//! ([`Fdb::deadline`]) only after somebody found none, and at most 64 times in an ageing time. A flood of invented
-//! addresses therefore fills the table once, is counted from then on, and costs a frame no more than other frames do.
+//! A frame costs a probe for its destination and one for its source, and one or two more where they are unknown,
+//! whatever the table holds. Nothing is swept on a frame's behalf: an entry past its time is passed over where it is
+//! met. Sweeping only makes room, so the bridge has a deadline for it only after somebody found none, and at most 64
+//! times in an ageing time and once a second. A flood of invented addresses therefore fills the table once, is counted
+//! from then on, and costs a frame no more than other frames do.
 //!
-//! Invariant: the count of a port is the number of its dynamic entries in the table, those past their time included; the
-//! static ones are counted too. Forgetting a port that has none costs no pass over the table.
+//! Invariant: the count of a port is the number of its dynamic entries in the table, those past their time included;
+//! the static ones are counted too. Forgetting a port that has none costs no pass over the table.
 //!
-//! Neighbours: [`super::hash`] for the keys, [`super::clock`] for ticks; [`super::Bridge`] learns and asks.
+//! Neighbours: `hash` for the keys, `clock` for ticks; [`super::Bridge`] learns and asks.
 
 use std::cell::Cell;
 use std::collections::HashMap;

@@ -1,10 +1,10 @@
 //! The hash of the forwarding database's keys.
 //!
-//! A key is 60 bits: a VLAN and an address. The hash is one folded multiplication: the key, whitened with one secret, is
-//! multiplied by another, and the halves of the 128-bit product are added without carry. That is a few instructions where
-//! SipHash, the standard library's, is well over a hundred, and a frame pays it twice. The secrets are not optional:
-//! whoever may choose source addresses could otherwise choose thousands that share a bucket, and make each frame cost a
-//! walk through all of them. They come from the bridge's seed, and no hash is ever shown outside.
+//! A key is 60 bits: a VLAN and an address. The hash is one folded multiplication: the key, whitened with one secret,
+//! is multiplied by another, and the halves of the 128-bit product are added without carry. That is a few instructions
+//! where SipHash, the standard library's, is well over a hundred, and a frame pays it twice. The secrets are not
+//! optional: whoever may choose source addresses could otherwise choose thousands that share a bucket, and make each
+//! frame cost a walk through all of them. They come from the bridge's seed, and no hash is ever shown outside.
 //!
 //! Neighbour: [`super::fdb`] uses it.
 
@@ -64,7 +64,8 @@ impl Hasher for Folded {
     }
 }
 
-/// The next number of a SplitMix64 sequence (Steele, Lea and Flood 2014): it makes two unlike secrets of any seed, 0 too.
+/// The next number of a SplitMix64 sequence (Steele, Lea and Flood 2014): it makes two unlike secrets of any seed, 0
+/// too.
 fn draw(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

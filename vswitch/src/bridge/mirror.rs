@@ -1,9 +1,9 @@
 //! Mirrors: copies of frames for a port where somebody watches.
 //!
-//! A mirror's sources are ports, by direction, and VLANs; its destination is a port that gets nothing else, and by default
-//! brings nothing in. A frame appears once in a mirror: as it was received if its port or its VLAN is a source, and
-//! otherwise as it was sent by the first source port that sent it. A frame that was dropped has been received all the
-//! same.
+//! A mirror's sources are ports, by direction, and VLANs; its destination is a port that gets nothing else, and by
+//! default brings nothing in. A frame appears once in a mirror: as it was received if its port or its VLAN is a source,
+//! and otherwise as it was sent by the first source port that sent it. A frame that was dropped has been received all
+//! the same.
 //!
 //! Neighbour: [`super::Bridge::forward`] lists the copies behind the frame's own ways.
 

@@ -1,7 +1,7 @@
 //! The forwarding decision: which ports a frame leaves by, with which tag, and why (IEEE 802.1Q-2018 clause 8.6).
 //!
-//! Pure: a frame, the port it came in on and the time go in, and a list of [`Egress`] comes out; the caller sends, applies
-//! the [`TagAction`], and counts a frame that went nowhere under its [`DropReason`].
+//! Pure: a frame, the port it came in on and the time go in, and a list of [`Egress`] comes out; the caller sends,
+//! applies the [`TagAction`], and counts a frame that went nowhere under its [`DropReason`].
 //!
 //! # Theory of operation
 //! A frame passes these stages; each that refuses it names a [`Refusal`]:
@@ -18,8 +18,8 @@
 //! The destination is looked up before the source is learned, so what a frame teaches never decides on that frame.
 //! [`explain`] walks the same stages by the same functions, and changes nothing.
 //!
-//! Of the group addresses that IEEE 802.1Q-2018 table 8-1 keeps from being forwarded, only the pause address is kept here,
-//! and that of BPDUs while spanning tree is on: in a lab, LLDP and LACP are to reach the other machine.
+//! Of the group addresses that IEEE 802.1Q-2018 table 8-1 keeps from being forwarded, only the pause address is kept
+//! here, and that of BPDUs while spanning tree is on: in a lab, LLDP and LACP are to reach the other machine.
 //!
 //! | file | what it holds |
 //! |---|---|

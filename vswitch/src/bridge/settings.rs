@@ -89,8 +89,8 @@ pub enum BridgeError {
 }
 
 impl Bridge {
-    /// Adds a port that forwards, transparent to VLANs. Nothing leaves by it before [`Bridge::set_connected`]. A port that
-    /// is there already is left as it is.
+    /// Adds a port that forwards, transparent to VLANs. Nothing leaves by it before [`Bridge::set_connected`]. A port
+    /// that is there already is left as it is.
     pub fn add_port(&mut self, port: PortId) {
         if self.ports.len() <= port.index() {
             self.ports.resize_with(port.index() + 1, || None);
@@ -133,8 +133,8 @@ impl Bridge {
         let _ = self.change(port, |settings| settings.state = state);
     }
 
-    /// Forgets the stations learned on the port, and its groups, because the spanning tree has changed. Groups flood until
-    /// the next query is answered: listeners may be elsewhere now.
+    /// Forgets the stations learned on the port, and its groups, because the spanning tree has changed. Groups flood
+    /// until the next query is answered: listeners may be elsewhere now.
     pub fn flush(&mut self, port: PortId) {
         self.fdb.forget_port(port);
         self.snoop.forget_port(port);
@@ -271,7 +271,8 @@ impl Bridge {
         storm.is_some_and(|storm| storm.is_storming(self.clock.at(now)))
     }
 
-    /// How many stations a port may bring in. Stations that are there already stay.
+    /// How many stations a port may bring in. Stations that are there already stay. A hub, which learns nothing, and a
+    /// port with learning off have no limit.
     ///
     /// # Errors
     /// There is no such port.

@@ -1,7 +1,7 @@
 //! Storm control: how much broadcast, multicast and unknown unicast a port may bring in.
 //!
-//! Each kind has a token bucket that fills at the limit and holds one second's worth, so a port at rest may send that much
-//! at once. A frame still to be segmented counts as one: it is decided on once.
+//! Each kind has a token bucket that fills at the limit and holds one second's worth, so a port at rest may send that
+//! much at once. A frame still to be segmented counts as one: it is decided on once.
 //!
 //! A storm begins with the first frame dropped, and is over when the bucket has filled up again, that is after a second
 //! of silence, or longer below the limit. It is told of once.

@@ -1,4 +1,5 @@
-//! VLANs: the tag that a frame carries, who is in which VLAN, and what becomes of the tag (IEEE 802.1Q-2018 §6.9, §9.6).
+//! VLANs: the tag that a frame carries, who is in which VLAN, and what becomes of the tag (IEEE 802.1Q-2018 §6.9,
+//! §9.6).
 //!
 //! Only a C-tag (0x8100) directly behind the addresses is a tag here. An S-tag (0x88a8) is payload, and so is a second
 //! C-tag: provider networks pass through, and the switch works on the outer tag.

@@ -67,8 +67,8 @@ pub(super) fn igmp(from: [u8; 4], to: [u8; 4], message: &[u8]) -> Vec<u8> {
     ipv4(2, from, to, &with_checksum(message, 0))
 }
 
-/// An IGMPv3 query: a group (unspecified for all), a response code, the suppress flag and robustness, an interval's code,
-/// and sources.
+/// An IGMPv3 query: a group (unspecified for all), a response code, the suppress flag and robustness, an interval's
+/// code, and sources.
 pub(super) fn query_v3(group: Ipv4Addr, code: u8, flags: u8, interval: u8, sources: &[[u8; 4]]) -> Vec<u8> {
     let to = if group.is_unspecified() { [224, 0, 0, 1] } else { group.octets() };
     let fixed = [&[0x11, code, 0, 0][..], &group.octets(), &[flags, interval, 0, sources.len() as u8]].concat();

@@ -1,8 +1,8 @@
 //! What a frame to a group says: IGMP (RFC 1112 appendix I, RFC 2236 §2, RFC 3376 §4), MLD (RFC 2710 §3, RFC 3810 §5),
 //! PIM hellos (RFC 7761 §4.9.2), or data.
 //!
-//! Nothing from the frame is believed before its length and checksum are: a message that fails is [`Message::Malformed`].
-//! A frame whose addresses contradict each other, on Ethernet and in IP, is [`Message::Other`].
+//! Nothing from the frame is believed before its length and checksum are: a message that fails is
+//! [`Message::Malformed`]. A frame whose addresses contradict each other, on Ethernet and in IP, is [`Message::Other`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -224,7 +224,8 @@ fn read_ipv6(packet: &[u8], address: &[u8; 6]) -> Option<Message> {
         fold(pseudo + u32::from(sum(body))) == 0xffff
     };
     Some(match header[6] {
-        // MLD stands behind a hop-by-hop header with a router alert (RFC 3810 §5), and nothing else is worth a look there.
+        // MLD stands behind a hop-by-hop header with a router alert (RFC 3810 §5), and nothing else is worth a look
+        // there.
         0 => {
             let Some((next, body)) = payload.and_then(skip_hop_by_hop) else {
                 return Some(if payload.is_none() { Message::Malformed } else { Message::Data(group.into()) });
