@@ -4,13 +4,20 @@
 use crate::options::{Scheme, Value};
 
 /// Every kind that `plug` opens.
-pub static LINKS: [Scheme; 4] = [
+pub static LINKS: [Scheme; 5] = [
     Scheme {
         name: "tap",
         address: Value::Interface,
         form: "tap://NAME",
         help: "a TAP of this host, made if it does not exist; \
                ?up=on brings it up, mtu=BYTES sets its MTU, persist=on keeps it",
+    },
+    Scheme {
+        name: "vde",
+        address: Value::Directory,
+        form: "vde://DIR",
+        help: "a port of the VDE switch that has this directory, vde://DIR[PORT] a certain one; \
+               group=NAME and mode=OCTAL say who may read our socket, mtu=BYTES what passes, description=TEXT who we are",
     },
     Scheme {
         name: "user",

@@ -566,7 +566,9 @@ impl Raw {
             "mgmtmode" => config.mgmt_mode = permissions("--mgmtmode", &value, 0o777)?,
             "mgmtgroup" => config.mgmt_group = Some(group("--mgmtgroup", value)?),
             "nostdin" => config.nostdin = true,
-            "debugclients" => drop(number("--debugclients", &value, 0, u32::MAX)?),
+            "debugclients" => {
+                number("--debugclients", &value, 0, u32::MAX)?;
+            }
             "metrics" => config.metrics = Some(metrics(value)?),
             "no-api" => config.api = false,
             "daemon" => config.daemon = true,

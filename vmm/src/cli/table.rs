@@ -70,7 +70,7 @@ pub static PROGRAM: Program = Program {
                 OptionSpec::new(&["net"], "put a backend on that hub; the backends are those of -netdev")
                     .takes(
                         "user[,hostfwd=RULE]...|tap[,ifname=NAME]|...",
-                        Value::Choice(&["user", "user,", "tap,ifname=", "pcap,file="]),
+                        Value::Choice(&["user", "user,", "tap,ifname=", "vde,sock=", "pcap,file="]),
                     )
                     .repeatable(),
                 OptionSpec::new(
@@ -83,7 +83,7 @@ pub static PROGRAM: Program = Program {
                 OptionSpec::new(&["nic"], "a network card and its backend in one")
                     .takes(
                         "BACKEND[,model=M][,mac=MAC]...|none",
-                        Value::Choice(&["user", "user,", "tap,ifname=", "pcap,file=", "null", "none"]),
+                        Value::Choice(&["user", "user,", "tap,ifname=", "vde,sock=", "pcap,file=", "null", "none"]),
                     )
                     .repeatable(),
                 OptionSpec::new(
@@ -91,11 +91,12 @@ pub static PROGRAM: Program = Program {
                     "a backend, for a -device to name. \
                      user: net, host, dns, dhcpstart, hostname, domainname, dnssearch, restrict, host-loopback, mtu, \
                      hostfwd=[tcp|udp]:[ADDR]:PORT-[ADDR]:PORT; \
-                     tap: ifname, fd, mtu, up, persist; pcap: file, len, time; null",
+                     tap: ifname, fd, mtu, up, persist; vde: sock, port, group, mode, mtu, description; \
+                     pcap: file, len, time; null",
                 )
                 .takes(
                     "BACKEND,id=ID[,KEY=VALUE]...",
-                    Value::Choice(&["user,id=", "tap,ifname=", "pcap,file=", "null,id="]),
+                    Value::Choice(&["user,id=", "tap,ifname=", "vde,sock=", "pcap,file=", "null,id="]),
                 )
                 .repeatable(),
                 OptionSpec::new(&["device"], "a network card (virtio-net-pci), or virtio-rng-pci")
@@ -140,6 +141,12 @@ pub static PROGRAM: Program = Program {
                     "tap,ifname=NAME",
                     "A TAP of this host, made if it does not exist: mtu=BYTES sets its MTU, up=on brings it up, \
                      persist=on keeps it. fd=N takes one that was left open instead.",
+                ),
+                (
+                    "vde,sock=DIR",
+                    "A port of the VDE switch that has this directory: port=N asks for a certain one, group=NAME and \
+                     mode=OCTAL say who may read our socket, mtu=BYTES sets what passes, description=TEXT what the \
+                     switch shows.",
                 ),
                 (
                     "pcap,file=FILE",
