@@ -147,6 +147,11 @@ pub trait Link: Send {
     /// What may be sent into this link now. Fixed between two calls of [`Link::service`].
     fn capabilities(&self) -> Capabilities;
 
+    /// What of that the link passes on as it is; a wrapper does the rest in software.
+    fn native_offloads(&self) -> Offloads {
+        self.capabilities().offloads
+    }
+
     /// Tells the link what its owner takes out of [`Link::receive`]. Called before the first `receive`, and again when
     /// it changes (a guest driver negotiates). A link that cannot honour it stands inside [`soft`], which can.
     ///
@@ -222,6 +227,9 @@ impl<L: Link + ?Sized> Link for Box<L> {
     }
     fn capabilities(&self) -> Capabilities {
         (**self).capabilities()
+    }
+    fn native_offloads(&self) -> Offloads {
+        (**self).native_offloads()
     }
     fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
         (**self).accept(offloads)

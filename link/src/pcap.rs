@@ -111,6 +111,10 @@ impl<L: Link> Link for Pcap<L> {
         self.inner.capabilities()
     }
 
+    fn native_offloads(&self) -> Offloads {
+        self.inner.native_offloads()
+    }
+
     fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
         self.inner.accept(offloads)
     }

@@ -234,6 +234,10 @@ impl<L: Link> Link for Soft<L> {
     }
 
     /// Never fails: what the inner link refuses is done here.
+    fn native_offloads(&self) -> Offloads {
+        self.inner.native_offloads()
+    }
+
     fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
         let accepts_less = offloads.intersect(self.accepts) != self.accepts;
         self.accepts = offloads;

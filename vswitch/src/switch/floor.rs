@@ -19,6 +19,8 @@ pub(super) struct Floor {
     pub(super) members: Slab<Member>,
     /// Members that may have frames, each once.
     pub(super) line: VecDeque<MemberKey>,
+    /// Members that had a single frame, and may have none besides: they stand in line again after those that are ready.
+    pub(super) probing: Vec<MemberKey>,
     pub(super) captures: Slab<Capture>,
     /// Members whose link has failed, still to be taken out.
     pub(super) failed: Vec<(MemberKey, io::Error)>,
@@ -60,11 +62,19 @@ impl Floor {
         }
     }
 
+    /// Puts a member behind all those that become ready meanwhile: the answer to its frame is likely among these.
+    pub(super) fn probe(&mut self, key: MemberKey) {
+        if let Some(member) = self.members.get_mut(key as usize) {
+            member.is_queued = true;
+            self.probing.push(key);
+        }
+    }
+
     /// Whether every member of a port takes datagrams that are still to be cut.
     pub(super) fn takes_long_datagrams(&self, port: PortId) -> bool {
         let members = self.port(port).into_iter().flat_map(|port| &port.members);
         let mut members = members.filter_map(|key| self.members.get(*key as usize));
-        members.all(|member| member.link.inner().capabilities().offloads.uso)
+        members.all(|member| member.link.native_offloads().uso)
     }
 
     /// Sends frames out of a port, to each of its members.

@@ -26,7 +26,7 @@ use std::io;
 use std::mem;
 use std::time::{Instant, SystemTime};
 
-use link::{Counters, Fragment, Link, LinkState, Locator, TxBatch, VnetHeader};
+use link::{Counters, Fragment, Link, LinkState, Locator, Soft, TxBatch, VnetHeader};
 use mio::Registry;
 
 use crate::bridge::{Bridge, Verdict};
@@ -289,7 +289,7 @@ impl Switch {
     /// [`SwitchError::Watch`].
     pub fn add_client(&mut self, port: PortId, client: Client, kind: Kind) -> Result<MemberKey, SwitchError> {
         let Client { link, mut control } = client;
-        let key = self.plug_in(port, link, kind)?;
+        let key = self.plug_in(port, Box::new(Soft::new(link)), kind)?;
         let registered = control.register(&self.registry, Wake::Control(key).token());
         if let Some(member) = self.floor.members.get_mut(key as usize) {
             member.control = Some(control);
@@ -459,7 +459,7 @@ impl Switch {
     /// Whether a member may have frames.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.floor.line.is_empty()
+        !self.floor.line.is_empty() || !self.floor.probing.is_empty()
     }
 
     /// When [`Switch::expire`] has something to do, if ever.
@@ -501,6 +501,7 @@ impl Switch {
 
     /// Gives turns to those in line, as many as do not keep the event loop from everything else.
     pub fn work(&mut self) {
+        self.floor.line.extend(self.floor.probing.drain(..));
         for _ in 0..TURNS {
             let Some(key) = self.floor.line.pop_front() else { break };
             self.take_turn(key);
@@ -526,8 +527,10 @@ impl Switch {
             return;
         }
         let received = self.memory.len();
-        if received == turn {
+        if received == turn && turn > 1 {
             self.floor.make_ready(key);
+        } else if received == turn {
+            self.floor.probe(key);
         }
         if received > 0 {
             self.forward(ingress);

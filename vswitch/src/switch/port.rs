@@ -7,7 +7,7 @@ use std::io;
 use std::mem;
 use std::time::{Instant, SystemTime};
 
-use link::{Counters, DropCounts, DropReason, Link, LinkState, Offloads, RxBatch, Soft, TxBatch};
+use link::{Counters, DropCounts, DropReason, Link, LinkState, Offloads, RxBatch, TxBatch};
 
 use crate::PortId;
 use crate::vde::{Control, Peer};
@@ -90,7 +90,8 @@ pub struct Member {
     pub kind: Kind,
     /// When it joined.
     pub since: SystemTime,
-    pub(super) link: Soft<Box<dyn Link>>,
+    /// It takes every offload, as what [`plug::open`] opens does.
+    pub(super) link: Box<dyn Link>,
     /// The connection whose end is the client's.
     pub(super) control: Option<Control>,
     /// Whether it stands in the line of those that may have frames.
@@ -110,8 +111,7 @@ pub(super) const MAX_TURN: usize = 64;
 const TURN_BYTES: usize = 128 * 1024;
 
 impl Member {
-    pub(super) fn new(key: MemberKey, port: PortId, link: Box<dyn Link>, kind: Kind) -> io::Result<Self> {
-        let mut link = Soft::new(link);
+    pub(super) fn new(key: MemberKey, port: PortId, mut link: Box<dyn Link>, kind: Kind) -> io::Result<Self> {
         link.accept(Offloads::ALL)?;
         Ok(Self {
             key,

@@ -34,7 +34,7 @@ impl Lab {
     /// Plugs a station into a port, which is made if need be.
     fn plug(&mut self, id: PortId) -> PairEnd {
         let (station, inside) = pair(&id.to_string()).unwrap();
-        self.plug_link(id, Box::new(inside));
+        self.plug_link(id, Box::new(Soft::new(inside)));
         station
     }
 
@@ -50,6 +50,13 @@ impl Lab {
         while self.switch.has_work() {
             self.switch.work();
         }
+    }
+
+    /// One turn, of whoever is first.
+    fn take_turn(&mut self) {
+        let floor = &mut self.switch.floor;
+        let key = floor.line.pop_front().or_else(|| floor.probing.pop()).unwrap();
+        self.switch.take_turn(key);
     }
 
     fn drops(&self, id: PortId, reason: DropReason) -> u64 {
@@ -149,8 +156,7 @@ fn a_flood_costs_the_others_a_turn_and_no_more() {
         lab.switch.serve(key);
     }
     for _ in 0..3 {
-        let key = lab.switch.floor.line.pop_front().unwrap();
-        lab.switch.take_turn(key);
+        lab.take_turn();
     }
     let heard = received_plain(&mut c);
     assert!(heard.len() < 10, "{}", heard.len());
@@ -166,8 +172,7 @@ fn a_turn_grows_with_small_frames_and_stays_short_with_long_ones() {
         send(a, &batch);
         lab.switch.serve(0);
         for _ in 0..5 {
-            let key = lab.switch.floor.line.pop_front().unwrap();
-            lab.switch.take_turn(key);
+            lab.take_turn();
         }
         let turn = lab.switch.member(0).unwrap().turn;
         lab.run();
