@@ -17,7 +17,8 @@ pub static LINKS: [Scheme; 5] = [
         address: Value::Directory,
         form: "vde://DIR",
         help: "a port of the VDE switch that has this directory, vde://DIR[PORT] a certain one; \
-               group=NAME and mode=OCTAL say who may read our socket, mtu=BYTES what passes, description=TEXT who we are",
+               group=NAME and mode=OCTAL say who may read our socket, mtu=BYTES what passes, \
+               description=TEXT who we are",
     },
     Scheme {
         name: "user",

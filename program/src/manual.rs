@@ -1,8 +1,8 @@
 //! A program's manual page, section 1, from its table: roff with the man macros (groff_man(7)).
 //!
 //! Invariant: text from the table is never taken for a request: what roff would read is written as a special character,
-//! and a line never begins with a dot of the text's own. Hyphens are minus signs, so that what is copied from the page can
-//! be run.
+//! and a line never begins with a dot of the text's own. Hyphens are minus signs, so that what is copied from the page
+//! can be run.
 
 use std::fmt::Write as _;
 

@@ -2,8 +2,9 @@
 //!
 //! Pure: words in, [`Item`]s out, one by one, so that `--help` answers before a later mistake is met.
 //!
-//! getopt_long_only: a word behind one dash is a letter if it is one letter that exists; else a long name or the one name
-//! it abbreviates; else letters, the last of which may have its argument attached. Behind two dashes there are names only.
+//! getopt_long_only: a word behind one dash is a letter if it is one letter that exists; else a long name or the one
+//! name it abbreviates; else letters, the last of which may have its argument attached. Behind two dashes there are
+//! names only.
 
 use std::collections::VecDeque;
 
@@ -22,7 +23,7 @@ pub enum Item {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// No such option.
-    #[error("unknown option '{}'{}", printable(.word), .near.as_ref().map(|near| format!(": did you mean {near}?")).unwrap_or_default())]
+    #[error("unknown option '{}'{}", printable(.word), did_you_mean(.near.as_deref()))]
     Unknown {
         /// As written.
         word: String,
@@ -51,6 +52,10 @@ pub enum OptionError {
         /// The option, with its dashes.
         option: String,
     },
+}
+
+fn did_you_mean(near: Option<&str>) -> String {
+    near.map(|near| format!(": did you mean {near}?")).unwrap_or_default()
 }
 
 /// Text from outside on one line: control characters are written as escapes.

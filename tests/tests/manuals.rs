@@ -274,7 +274,9 @@ const ZSH: &str = r#"
     expect '2004h'
     zpty -w shell "fpath=(${(q)1} \$fpath); autoload -Uz compinit; compinit -u -D; setopt no_beep"
     expect '2004h'
-    zpty -w shell 'show() { print -r -- "@@"$BUFFER"@@"; BUFFER=; zle accept-line }; zle -N show; bindkey "^X" show; print rea""dy'
+    zpty -w shell 'show() { print -r -- "@@"$BUFFER"@@"; BUFFER=; zle accept-line }; zle -N show'
+    expect '2004h'
+    zpty -w shell 'bindkey "^X" show; print rea""dy'
     expect 'ready*2004h'
     shift
     for line; do

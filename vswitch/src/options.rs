@@ -1,7 +1,8 @@
 //! The command line: vde_switch's words and ours in, a validated [`Invocation`] out. Nothing is opened here.
 //!
-//! The options are vde_switch's (vde_switch(1), and its `--help`, which has more), read by getopt_long_only(3) as there:
-//! one dash or two, unique abbreviations, the last of several wins. Ours yield to them where an abbreviation fits both.
+//! The options are vde_switch's (vde_switch(1), and its `--help`, which has more), read by getopt_long_only(3) as
+//! there: one dash or two, unique abbreviations, the last of several wins. Ours yield to them where an abbreviation fits
+//! both.
 //! Run as `vde_switch` there are no commands, so that no word means something else than it did.
 //!
 //! Neighbours: `program::options` has the model, `main` and `watch` do what comes out.
@@ -254,15 +255,16 @@ pub static PROGRAM: Program = Program {
     style: Style::Gnu,
     usage: &["[OPTION]..."],
     description: &[
-        "Switches Ethernet frames between virtual machines, TAPs, network namespaces and other links. Whatever joins a VDE \
-         switch joins this one, by the directory that -s names: vde_plug, QEMU's -netdev vde, User-mode Linux, vmm. \
-         Offloaded checksums and segments of up to 64 KiB pass between links that take them.",
-        "Without a command it is a switch. Its console is on standard input and output, with vde_switch's commands (help \
-         lists them), and on the socket that --mgmt names, for unixterm. The end of standard input ends the switch, \
-         unless --daemon or --nostdin is given; so do the signals TERM, INT, HUP and QUIT.",
+        "Switches Ethernet frames between virtual machines, TAPs, network namespaces and other links. Whatever \
+         joins a VDE switch joins this one, by the directory that -s names: vde_plug, QEMU's -netdev vde, User-mode \
+         Linux, vmm. Offloaded checksums and segments of up to 64 KiB pass between links that take them.",
+        "Without a command it is a switch. Its console is on standard input and output, with vde_switch's commands \
+         (help lists them), and on the socket that --mgmt names, for unixterm. The end of standard input ends the \
+         switch, unless --daemon or --nostdin is given; so do the signals TERM, INT, HUP and QUIT.",
         "A command asks a switch that runs.",
-        "Options may have one dash or two, and their names may be abbreviated. Of an option given several times the last \
-         counts, but --tap and --port add up. Run under the name vde_switch it has the same options and no commands.",
+        "Options may have one dash or two, and their names may be abbreviated. Of an option given several times the \
+         last counts, but --tap and --port add up. Run under the name vde_switch it has the same options and no \
+         commands.",
     ],
     topics: &[
         Topic {
@@ -274,13 +276,13 @@ pub static PROGRAM: Program = Program {
                 OptionSpec::new(&["hub"], "Be a hub: every frame goes to every port.").short('x'),
                 OptionSpec::new(
                     &["fstp"],
-                    "Turn on the rapid spanning tree protocol (IEEE 802.1D-2004), which speaks to older bridges in STP.",
+                    "Turn on the rapid spanning tree protocol (IEEE 802.1D-2004), which speaks STP to older bridges.",
                 )
                 .short('F'),
                 OptionSpec::new(&["rstp"], "The same, by the name of the standard.").yields(),
                 OptionSpec::new(
                     &["priority"],
-                    "The bridge priority in the spanning tree, 0 to 65535 (default 32768). The lowest becomes the root.",
+                    "The bridge priority in the spanning tree, 0 to 65535 (default 32768). The lowest is the root.",
                 )
                 .takes("N", Value::Text),
                 OptionSpec::new(&["macaddr"], "The switch's own address (default: a random one).")
@@ -321,13 +323,10 @@ pub static PROGRAM: Program = Program {
                 )
                 .yields(),
                 OptionSpec::new(&["no-persist"], "Let the TAPs of --tap go when the switch ends.").yields(),
-                OptionSpec::new(
-                    &["port"],
-                    "A port on this link, as in user:// for the user-mode NAT. Repeatable.",
-                )
-                .takes("LINK", Value::Locator)
-                .repeatable()
-                .yields(),
+                OptionSpec::new(&["port"], "A port on this link, as in user:// for the user-mode NAT. Repeatable.")
+                    .takes("LINK", Value::Locator)
+                    .repeatable()
+                    .yields(),
             ],
         },
         Topic {
@@ -404,8 +403,10 @@ pub static PROGRAM: Program = Program {
         Command {
             name: "show",
             summary: "the ports: what is plugged in, state, rates, drops by reason",
-            description: &["Shows each port: its name, kind and peer, its state and VLANs, its rates, and what it has \
-                            dropped and why."],
+            description: &[
+                "Shows each port: its name, kind and peer, its state and VLANs, its rates, and what it has \
+                            dropped and why.",
+            ],
             options: &[
                 DIR,
                 JSON,
@@ -440,16 +441,15 @@ pub static PROGRAM: Program = Program {
                     .takes("VLAN", Value::Text),
                 HELP,
             ],
-            operands: &[
-                Operand { name: "SRC", value: Value::Text },
-                Operand { name: "DST", value: Value::Text },
-            ],
+            operands: &[Operand { name: "SRC", value: Value::Text }, Operand { name: "DST", value: Value::Text }],
         },
         Command {
             name: "events",
             summary: "what happens, as it happens",
-            description: &["Prints a line for each change of state, as it happens: a client that joins, a station that \
-                            moves, a port that spanning tree blocks."],
+            description: &[
+                "Prints a line for each change of state, as it happens: a client that joins, a station that \
+                            moves, a port that spanning tree blocks.",
+            ],
             options: &[DIR, JSON, HELP],
             operands: &[],
         },
@@ -475,14 +475,29 @@ pub static PROGRAM: Program = Program {
         ("2", "The command line makes no sense; one line on standard error says why."),
     ],
     files: &[
-        ("/var/run/vde.ctl, /tmp/vde.ctl", "The directory of a switch that was not told another: root's, and everyone else's."),
+        (
+            "/var/run/vde.ctl, /tmp/vde.ctl",
+            "The directory of a switch that was not told another: root's, and everyone else's.",
+        ),
         ("DIR/ctl", "The control socket that clients connect to."),
-        ("~/.vde2/vde_switch.rc, /etc/vde2/vde_switch.rc", "Console commands to begin with, if --rcfile names no other file; the first that exists."),
+        (
+            "~/.vde2/vde_switch.rc, /etc/vde2/vde_switch.rc",
+            "Console commands to begin with, if --rcfile names no other file; the first that exists.",
+        ),
     ],
-    environment: &[("ETHERLOOM_LOG", "How much is said on standard error: error, warn (the default), info, debug or trace.")],
+    environment: &[(
+        "ETHERLOOM_LOG",
+        "How much is said on standard error: error, warn (the default), info, debug or trace.",
+    )],
     examples: &[
-        ("A switch for virtual machines and the host, with a way out through the user-mode NAT:", "vswitch -s /tmp/lab -t tap0 --port user://"),
-        ("The same for everyone in the group kvm, in the background, with a console that unixterm opens:", "vswitch -d -s /run/lab -m 660 -g kvm -t tap0 -M /run/lab.mgmt -p /run/lab.pid"),
+        (
+            "A switch for virtual machines and the host, with a way out through the user-mode NAT:",
+            "vswitch -s /tmp/lab -t tap0 --port user://",
+        ),
+        (
+            "The same for everyone in the group kvm, in the background, with a console that unixterm opens:",
+            "vswitch -d -s /run/lab -m 660 -g kvm -t tap0 -M /run/lab.mgmt -p /run/lab.pid",
+        ),
         ("QEMU joins it:", "qemu-system-x86_64 -netdev vde,id=n0,sock=/tmp/lab -device virtio-net-pci,netdev=n0"),
         ("What the ports carry, every two seconds:", "vswitch show -s /tmp/lab --watch=2"),
         ("A port in Wireshark:", "vswitch dump -s /tmp/lab 3 | wireshark -k -i -"),

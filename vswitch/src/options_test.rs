@@ -47,8 +47,8 @@ fn no_option_at_all_is_vde_switchs_switch() {
 #[test]
 fn vde_switchs_options_mean_what_they_mean_there() {
     let config = switch(
-        "-n 64 -x -F --priority 4096 --macaddr 02:00:00:00:00:01 --hashsize 100 -s /d -m 0660 --dirmode 02770 -g kvm -d \
-         -p /p -f /f -M /m --mgmtmode 666 --mgmtgroup 100 --nostdin -D 3 -t tap0",
+        "-n 64 -x -F --priority 4096 --macaddr 02:00:00:00:00:01 --hashsize 100 -s /d -m 0660 --dirmode 02770 -g kvm \
+         -d -p /p -f /f -M /m --mgmtmode 666 --mgmtgroup 100 --nostdin -D 3 -t tap0",
     );
     let expected = Config {
         numports: 64,
@@ -74,8 +74,8 @@ fn vde_switchs_options_mean_what_they_mean_there() {
     assert_eq!(config, expected);
     assert_eq!(
         switch(
-            "-numports 64 -hub -fstp -priority 4096 -macaddr 2:0:0:0:0:1 -hashsize 128 -sock=/d -mod 660 -dirm 2770 -gr kvm \
-             -daemon -pid /p -rc /f -mgmt /m -mgmtmode 0666 -mgmtg 100 -no -tap tap0",
+            "-numports 64 -hub -fstp -priority 4096 -macaddr 2:0:0:0:0:1 -hashsize 128 -sock=/d -mod 660 -dirm 2770 \
+             -gr kvm -daemon -pid /p -rc /f -mgmt /m -mgmtmode 0666 -mgmtg 100 -no -tap tap0",
         ),
         expected
     );

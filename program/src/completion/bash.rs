@@ -1,7 +1,7 @@
 //! Completion for bash 4.3 and later, without the bash-completion package.
 //!
-//! bash splits a command line at `=` and `:` too (COMP_WORDBREAKS) and replaces only the last piece. The function joins the
-//! pieces again, completes the whole word, and answers with what is behind the last break.
+//! bash splits a command line at `=` and `:` too (COMP_WORDBREAKS) and replaces only the last piece. The function joins
+//! the pieces again, completes the whole word, and answers with what is behind the last break.
 
 use std::fmt::Write as _;
 

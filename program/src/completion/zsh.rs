@@ -33,7 +33,8 @@ fn push_helpers(text: &mut String, program: &Program, function: &str) {
     if takes_taps(program) {
         let _ = writeln!(
             text,
-            "\n{function}_taps() {{\n    local -a taps\n    taps=(/sys/class/net/*/tun_flags(N:h:t))\n    compadd -a taps\n}}"
+            "\n{function}_taps() {{\n    local -a taps\n    taps=(/sys/class/net/*/tun_flags(N:h:t))\n    \
+             compadd -a taps\n}}"
         );
     }
     if program.schemes.is_empty() {

@@ -44,7 +44,10 @@ pub enum UsageError {
     #[error(transparent)]
     Option(#[from] OptionError),
     /// Text where an option was expected.
-    #[error("unexpected argument '{}': disk images are not supported, a kernel is named by -kernel FILE", printable(.0))]
+    #[error(
+        "unexpected argument '{}': disk images are not supported, a kernel is named by -kernel FILE",
+        printable(.0)
+    )]
     UnexpectedArgument(String),
     /// An option that may be given once.
     #[error("-{0} is given twice")]
