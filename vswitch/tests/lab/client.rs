@@ -6,9 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
-use crate::station::number_of;
+use crate::station::{MOMENT, Station, new_address};
 use crate::world::PATIENCE;
 
 /// A client that has joined.
@@ -19,6 +18,7 @@ pub struct Client {
     pub data: UnixDatagram,
     /// The switch's data socket.
     pub switch: PathBuf,
+    address: [u8; 6],
 }
 
 impl Client {
@@ -36,34 +36,28 @@ impl Client {
         let joined = ctl.write_all(&request(&own, words)).and_then(|()| reply(&mut ctl));
         let joined = joined.and_then(|switch| data.connect(&switch).map(|()| switch));
         fs::remove_file(&own)?;
-        data.set_read_timeout(Some(Duration::from_millis(20)))?;
-        Ok(Self { ctl, data, switch: joined? })
+        data.set_read_timeout(Some(MOMENT))?;
+        Ok(Self { ctl, data, switch: joined?, address: new_address() })
+    }
+}
+
+impl Station for Client {
+    fn address(&self) -> [u8; 6] {
+        self.address
     }
 
-    /// Sends a frame, and waits for room if there is none.
-    pub fn send(&self, frame: &[u8]) {
+    /// Waits for room if there is none.
+    fn send(&mut self, frame: &[u8]) {
         assert_eq!(self.data.send(frame).unwrap(), frame.len());
     }
 
-    /// The next frame within this time.
-    pub fn receive(&self, patience: Duration) -> Option<Vec<u8>> {
-        let deadline = Instant::now() + patience;
+    fn receive(&mut self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 70_000];
-        while Instant::now() < deadline {
-            match self.data.recv(&mut buffer) {
-                Ok(len) => return Some(buffer[..len].to_vec()),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => panic!("{error}"),
-            }
+        match self.data.recv(&mut buffer) {
+            Ok(len) => Some(buffer[..len].to_vec()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
         }
-        None
-    }
-
-    /// The numbers of the test's frames that arrive from now on, for so long.
-    pub fn listen(&self, time: Duration) -> Vec<u32> {
-        let deadline = Instant::now() + time;
-        let rest = || deadline.saturating_duration_since(Instant::now());
-        std::iter::from_fn(|| self.receive(rest())).filter_map(|frame| number_of(&frame)).collect()
     }
 }
 

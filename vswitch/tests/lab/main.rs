@@ -7,16 +7,18 @@
 //! |---|---|
 //! | `taps` | hosts on TAPs, and how the program begins and ends |
 //! | `peers` | Debian's VDE programs, QEMU, User-mode Linux; our own link to switches, ours and Debian's |
+//! | `rings` | spanning tree in rings, with the Linux bridge and without |
 //! | `world` | what a lab is made of: namespaces, hosts, pings, transfers |
 //! | `process` | programs that run in it; the switch |
 //! | `client` | a VDE client made by hand |
-//! | `station` | frames, and a socket that sees those of an interface |
+//! | `station` | frames, and what sends and receives them |
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
 mod client;
 mod peers;
 mod process;
+mod rings;
 mod station;
 mod taps;
 mod world;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::client::{Client, reply, request_head};
 use crate::process::{Process, Switch};
-use crate::station::{BROADCAST, Station, frame, station};
+use crate::station::{BROADCAST, Interface, Station, frame, new_address};
 use crate::world::{Host, PATIENCE, Transfer, has_interface, lab, statistic, wait_until};
 
 /// Long enough for a frame that will not come.
@@ -38,13 +38,13 @@ fn vde_plug_carries_frames_as_a_stream_for_any_program() {
     lab(|| {
         let mut switch = Switch::start("a", "-t tap0");
         Host::HERE.set_address("tap0", "10.0.0.1/24");
-        let mut tap = Station::open(&Host::HERE, "tap0");
+        let mut tap = Interface::open(&Host::HERE, "tap0");
         let mut plug = Process::start("vde_plug /run/a");
         switch.process.wait_for_times(2, " joined");
-        let question = frame(BROADCAST, station(7), 1, 100);
+        let question = frame(BROADCAST, new_address(), 1, 100);
         plug.tell(&[&[0, question.len() as u8], question.as_slice()].concat());
         assert_eq!(tap.listen(A_WHILE), [1]);
-        let answer = frame(station(7), station(8), 2, 100);
+        let answer = frame(BROADCAST, tap.address(), 2, 100);
         tap.send(&answer);
         wait_until("the answer is there", PATIENCE, || plug.said_bytes().ends_with(&answer));
         // The end of the stream ends the plug, and the port is free again.
@@ -121,7 +121,7 @@ fn a_client_with_an_abstract_address_that_never_connects_is_served() {
     lab(|| {
         let switch = Switch::start("a", "-t tap0");
         Host::HERE.set_address("tap0", "10.0.0.1/24");
-        let mut tap = Station::open(&Host::HERE, "tap0");
+        let mut tap = Interface::open(&Host::HERE, "tap0");
         // As User-mode Linux does it: an abstract address that has all 108 bytes, and a request of 124.
         let data =
             UnixDatagram::from(bind_abstract([&[0, b'u', b'm', b'l'][..], &[0; 104]].concat().try_into().unwrap()));
@@ -132,14 +132,15 @@ fn a_client_with_an_abstract_address_that_never_connects_is_served() {
         let mut ctl = UnixStream::connect(switch.dir().join("ctl")).unwrap();
         ctl.write_all(&request).unwrap();
         let to = reply(&mut ctl).unwrap();
+        let own = new_address();
         for number in 0..20 {
-            data.send_to(&frame(BROADCAST, station(7), number, 100), &to).unwrap();
+            data.send_to(&frame(BROADCAST, own, number, 100), &to).unwrap();
         }
         assert_eq!(tap.listen(A_WHILE), (0..20).collect::<Vec<_>>());
         data.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut buffer = [0; 2000];
         for number in 0..5 {
-            let answer = frame(station(7), station(8), number, 100);
+            let answer = frame(own, tap.address(), number, 100);
             tap.send(&answer);
             let len = data.recv(&mut buffer).unwrap();
             assert!(buffer[..len] == answer);
@@ -190,12 +191,13 @@ fn jumbo_frames_cross_two_switches_and_longer_ones_are_dropped_whole() {
         left.ping("-c 3 -s 8972", "10.0.0.2");
         right.ping("-c 3 -s 8972", "10.0.0.1");
 
-        let (sender, receiver) = (Client::join(b.dir()), Client::join(b.dir()));
-        sender.send(&frame(BROADCAST, station(7), 1, 9216));
-        assert_eq!(receiver.receive(PATIENCE).map(|frame| frame.len()), Some(9230));
-        sender.send(&frame(BROADCAST, station(7), 2, 9300));
-        sender.send(&frame(BROADCAST, station(7), 3, 70_000));
-        sender.send(&frame(BROADCAST, station(7), 4, 46));
+        let (mut sender, mut receiver) = (Client::join(b.dir()), Client::join(b.dir()));
+        let own = sender.address();
+        sender.send(&frame(BROADCAST, own, 1, 9216));
+        assert_eq!(receiver.receive().map(|frame| frame.len()), Some(9230));
+        sender.send(&frame(BROADCAST, own, 2, 9300));
+        sender.send(&frame(BROADCAST, own, 3, 70_000));
+        sender.send(&frame(BROADCAST, own, 4, 46));
         assert_eq!(receiver.listen(A_WHILE), [4]);
     });
 }

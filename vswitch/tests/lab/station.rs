@@ -1,9 +1,11 @@
-//! Frames, and a socket that sees those of an interface (packet(7)).
+//! Stations: what sends frames into a network and receives them from it; and a socket that does so on an interface
+//! (packet(7)).
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::FromRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::world::Host;
@@ -14,10 +16,11 @@ const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 /// Everybody.
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// A station's address.
-pub fn station(number: u16) -> [u8; 6] {
-    let [high, low] = number.to_be_bytes();
-    [0x02, 0, 0, 0, high, low]
+/// An address that no other station of this lab has.
+pub fn new_address() -> [u8; 6] {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let [a, b, c, d] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    [0x02, 0, a, b, c, d]
 }
 
 /// A frame with a number and so many bytes of payload, at least four.
@@ -33,34 +36,92 @@ pub fn number_of(frame: &[u8]) -> Option<u32> {
     frame.get(14..18).map(|bytes| u32::from_be_bytes(bytes.try_into().unwrap()))
 }
 
-/// A socket on an interface.
-pub struct Station(File);
-
-impl Station {
-    /// Opens one on a host's interface.
-    pub fn open(host: &Host, interface: &'static str) -> Self {
-        host.spawn(move || Self(open(interface).unwrap())).join().unwrap()
-    }
+/// What sends and receives frames.
+pub trait Station {
+    /// Its address.
+    fn address(&self) -> [u8; 6];
 
     /// Sends a frame.
-    pub fn send(&mut self, frame: &[u8]) {
-        self.0.write_all(frame).unwrap();
-    }
+    fn send(&mut self, frame: &[u8]);
+
+    /// The next frame, if there is one within a few milliseconds.
+    fn receive(&mut self) -> Option<Vec<u8>>;
 
     /// The numbers of the test's frames that arrive from now on, for so long.
-    pub fn listen(&mut self, time: Duration) -> Vec<u32> {
+    fn listen(&mut self, time: Duration) -> Vec<u32> {
         let deadline = Instant::now() + time;
-        let (mut numbers, mut buffer) = (Vec::new(), vec![0; 70_000]);
+        let mut numbers = Vec::new();
         while Instant::now() < deadline {
-            match self.0.read(&mut buffer) {
-                Ok(len) => numbers.extend(number_of(&buffer[..len])),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => panic!("{error}"),
-            }
+            numbers.extend(self.receive().and_then(|frame| number_of(&frame)));
         }
         numbers
     }
 }
+
+/// The time that [`Station::receive`] waits.
+pub const MOMENT: Duration = Duration::from_millis(5);
+
+/// A socket on an interface, as the station that is behind it.
+pub struct Interface {
+    socket: File,
+    address: [u8; 6],
+}
+
+impl Interface {
+    /// Opens one on a host's interface.
+    pub fn open(host: &Host, interface: &'static str) -> Self {
+        let socket = host.spawn(move || open(interface).unwrap()).join().unwrap();
+        Self { socket, address: new_address() }
+    }
+}
+
+impl Station for Interface {
+    fn address(&self) -> [u8; 6] {
+        self.address
+    }
+
+    fn send(&mut self, frame: &[u8]) {
+        // An interface that is down takes nothing, and the test is to find out.
+        match self.socket.write_all(frame) {
+            Err(error) if error.kind() != ErrorKind::NetworkDown => panic!("{error}"),
+            _ => {}
+        }
+    }
+
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; 70_000];
+        match self.socket.read(&mut buffer) {
+            Ok(len) => Some(buffer[..len].to_vec()),
+            Err(error) if [ErrorKind::WouldBlock, ErrorKind::NetworkDown].contains(&error.kind()) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Waits until two stations hear each other. Both send, as hosts do: the Linux bridge is slow to forget a station that has
+/// moved and says nothing.
+pub fn wait_until_both_hear(one: &mut dyn Station, other: &mut dyn Station, patience: Duration) {
+    let begun = Instant::now();
+    let first = NUMBERS.fetch_add(1 << 16, Ordering::Relaxed);
+    let hears = |station: &mut dyn Station| {
+        let numbers = std::iter::from_fn(|| station.receive()).filter_map(|frame| number_of(&frame));
+        numbers.filter(|number| *number >= first).count() > 0
+    };
+    let (mut one_hears, mut other_hears) = (false, false);
+    for number in first.. {
+        one.send(&frame(other.address(), one.address(), number, 100));
+        other.send(&frame(one.address(), other.address(), number, 100));
+        one_hears |= hears(one);
+        other_hears |= hears(other);
+        if one_hears && other_hears {
+            return;
+        }
+        assert!(begun.elapsed() < patience, "{patience:?}: one hears: {one_hears}, other hears: {other_hears}");
+    }
+}
+
+/// Numbers that were not used yet.
+static NUMBERS: AtomicU32 = AtomicU32::new(1 << 16);
 
 fn open(interface: &str) -> io::Result<File> {
     let name = CString::new(interface)?;
@@ -85,7 +146,7 @@ fn open(interface: &str) -> io::Result<File> {
     let len = size_of_val(&address) as libc::socklen_t;
     // SAFETY: the address is as long as stated.
     let bound = unsafe { libc::bind(fd, (&raw const address).cast(), len) };
-    let timeout = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
+    let timeout = libc::timeval { tv_sec: 0, tv_usec: MOMENT.as_micros() as i64 };
     let len = size_of_val(&timeout) as libc::socklen_t;
     // SAFETY: the value is as long as stated.
     let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const timeout).cast(), len) };
