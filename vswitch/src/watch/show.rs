@@ -30,8 +30,7 @@ struct Rates {
 pub(super) fn lines(before: &Sample, now: &Sample, width: usize) -> Vec<String> {
     let seconds = now.switch.uptime_seconds - before.switch.uptime_seconds;
     let mut lines = heading(now);
-    lines
-        .push(format!("f/s and bit/s are over {seconds:.2} s, frames since the counters began; in is into the switch"));
+    lines.push(format!("rates over {seconds:.2} s; in is into the switch"));
     lines = lines.iter().map(|line| cut(line, width)).collect();
     let has_tree = now.switch.spanning_tree.is_some();
     let mut rows = Vec::new();
@@ -85,11 +84,11 @@ fn heading(now: &Sample) -> Vec<String> {
 
 fn tree_words(tree: &TreeReport) -> String {
     let TreeReport { bridge, root, root_path_cost, root_port, topology_changes } = tree;
-    let changes = counted(*topology_changes, "topology change");
+    let changes = counted(*topology_changes, "change");
     match root_port {
-        None => format!("spanning tree: bridge {bridge} is the root, {changes}"),
+        None => format!("spanning tree: {bridge} is the root, {changes}"),
         Some(port) => {
-            format!("spanning tree: bridge {bridge}, root {root} by port {port} at cost {root_path_cost}, {changes}")
+            format!("spanning tree: {bridge}, root {root} by port {port} at cost {root_path_cost}, {changes}")
         }
     }
 }
