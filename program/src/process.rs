@@ -3,9 +3,10 @@
 //! [`daemonize`] forks before any thread exists; the parent stays until the child says that the machine is set up, so
 //! that an error still reaches the caller's terminal and exit status.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A process matter that failed.
@@ -98,7 +99,7 @@ fn pipe() -> io::Result<(File, File)> {
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl PidFile {
@@ -118,13 +119,19 @@ impl PidFile {
         file.set_len(0).map_err(error)?;
         file.rewind().map_err(error)?;
         writeln!(file, "{}", std::process::id()).map_err(error)?;
-        Ok(Self { path: path.to_owned(), _lock: file })
+        Ok(Self { path: path.to_owned(), lock: file })
     }
 }
 
 impl Drop for PidFile {
+    /// Removes the file, unless somebody has put another in its place.
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let identity = |file: Metadata| (file.dev(), file.ino());
+        if let (Ok(ours), Ok(theirs)) = (self.lock.metadata(), std::fs::symlink_metadata(&self.path))
+            && identity(ours) == identity(theirs)
+        {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -141,5 +148,11 @@ mod tests {
         assert!(matches!(PidFile::create(&path), Err(ProcessError::PidFileHeld { .. })));
         drop(held);
         assert!(!path.exists());
+        let held = PidFile::create(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "another's\n").unwrap();
+        drop(held);
+        assert!(path.exists(), "it was another's");
+        std::fs::remove_file(&path).unwrap();
     }
 }
