@@ -301,7 +301,11 @@ impl Switch {
         Ok(key)
     }
 
-    fn plug_in(&mut self, id: PortId, link: Box<dyn Link>, kind: Kind) -> Result<MemberKey, SwitchError> {
+    /// Plugs a link that takes every offload into a port.
+    ///
+    /// # Errors
+    /// [`SwitchError::NoPort`], [`SwitchError::Watch`].
+    pub fn plug_in(&mut self, id: PortId, link: Box<dyn Link>, kind: Kind) -> Result<MemberKey, SwitchError> {
         self.port(id)?;
         let name = link.name().to_owned();
         let watch = |source| SwitchError::Watch { name: name.clone(), source };
