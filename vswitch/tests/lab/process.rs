@@ -1,12 +1,16 @@
 //! Programs that run in a lab, and the one the labs are about.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::world::{PATIENCE, command, has_interface, wait_until};
 
@@ -31,11 +35,6 @@ impl Process {
         command.stdin(Stdio::piped()).stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
         Self { child, log, line: line.to_owned() }
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// What it has said so far.
@@ -144,14 +143,24 @@ impl Switch {
         said.lines().filter(is_warning).map(str::to_owned).collect()
     }
 
-    /// What spanning tree has the port do, by the last word of the log; nothing was said of a port that discards from the
-    /// start.
+    /// What it says of each port, by `DIR/api`.
+    pub fn show(&self) -> Vec<Value> {
+        let mut api = UnixStream::connect(self.dir.join("api")).unwrap();
+        api.set_read_timeout(Some(PATIENCE)).unwrap();
+        api.write_all(b"{\"show\":{}}\n").unwrap();
+        api.shutdown(Shutdown::Write).unwrap();
+        let lines = BufReader::new(api).lines().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+        lines.filter_map(|mut line| line.get_mut("port").map(Value::take)).collect()
+    }
+
+    /// What it says of one port; null if there is none.
+    pub fn port(&self, number: u32) -> Value {
+        self.show().into_iter().find(|port| port["port"] == number).unwrap_or_default()
+    }
+
+    /// What spanning tree has a port do.
     pub fn state(&self, port: u32) -> String {
-        let states = ["discarding", "learning", "forwarding"];
-        let prefix = format!("port {port}: ");
-        let said = self.process.said();
-        let mut words = said.lines().rev().filter_map(|line| line.split_once(&prefix)).map(|(_, words)| words);
-        words.find(|words| states.contains(words)).unwrap_or("discarding").to_owned()
+        self.port(port)["state"].as_str().unwrap_or("missing").to_owned()
     }
 
     /// Ends it by SIGTERM.

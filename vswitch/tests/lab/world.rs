@@ -22,7 +22,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 const MARK: &str = "VSWITCH_LAB";
 /// In the new namespaces: what the test needs to find there.
 const PREPARE: &str = "mount -t sysfs none /sys && mount -t tmpfs none /run && cd /run && mkdir tmp home && export HOME=/run/home TMPDIR=/run/tmp && \
-    echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6 && ip link set lo up && exec \"$0\" --exact \"$1\" --nocapture";
+    echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6 && ip link set lo up && ulimit -n $(ulimit -Hn) && exec \"$0\" --exact \"$1\" --nocapture";
 
 /// Runs a test in a lab of its own, for two minutes at most.
 pub fn lab<F: FnOnce()>(test: F) {
