@@ -97,6 +97,7 @@ fn new_switch(config: &Config, registry: mio::Registry) -> Switch {
     let mut bridge = Bridge::new(random());
     bridge.set_hub(config.hub);
     bridge.set_ageing(config.ageing);
+    bridge.set_snooping(config.snooping);
     let address = config.mac.unwrap_or_else(random_address);
     let stp = Stp::new(BridgeSettings { priority: config.priority, address });
     let mut switch = Switch::new(bridge, stp, config.numports, registry);
