@@ -55,6 +55,11 @@ impl Door {
         registry.register(&mut SourceFd(&self.listener.as_raw_fd()), token, Interest::READABLE)
     }
 
+    /// Asks for word at once, if there is somebody else at the door.
+    pub(super) fn rearm(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.reregister(&mut SourceFd(&self.listener.as_raw_fd()), token, Interest::READABLE)
+    }
+
     /// The next one at the door; none if nobody is there.
     pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
         loop {

@@ -156,26 +156,25 @@ impl Consoles {
         Ok(())
     }
 
-    /// Somebody is at the management socket.
+    /// Somebody is at the management socket. One is let in; between two, those who have left are let go of.
     pub fn accept(&mut self, registry: &Registry) {
         let Some(door) = &self.door else { return };
-        loop {
-            let outcome = match door.accept() {
-                Ok(None) => return,
-                Ok(Some(_)) if self.sessions.len() >= MAX_SESSIONS => {
-                    log::warn!("management socket: somebody was sent off: there are {MAX_SESSIONS} consoles already");
-                    continue;
-                }
-                Ok(Some(stream)) => Session::on_socket(stream, registry, token(key(self.sessions.vacant_key()))),
-                Err(error) => {
-                    log::warn!("management socket: {}", link::reason(&error));
-                    return;
-                }
-            };
-            match outcome {
+        match door.accept() {
+            Ok(None) => return,
+            Ok(Some(_)) if self.sessions.len() >= MAX_SESSIONS => {
+                log::warn!("management socket: somebody was sent off: there are {MAX_SESSIONS} consoles already");
+            }
+            Ok(Some(stream)) => match Session::on_socket(stream, registry, token(key(self.sessions.vacant_key()))) {
                 Ok(session) => drop(self.sessions.insert(session)),
                 Err(error) => log::warn!("management socket: a console is gone at once: {}", link::reason(&error)),
+            },
+            Err(error) => {
+                log::warn!("management socket: {}", link::reason(&error));
+                return;
             }
+        }
+        if let Err(error) = door.rearm(registry, Wake::ConsoleDoor.token()) {
+            log::warn!("management socket: {}", link::reason(&error));
         }
     }
 
