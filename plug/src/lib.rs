@@ -13,7 +13,7 @@ mod spec;
 mod user;
 
 pub use hub::{Cable, Hub, PortCounters, cable};
-pub use spec::{Spec, TapSpec};
+pub use spec::{BringUp, Spec, TapSpec};
 pub use user::{User, UserError};
 
 use std::io;

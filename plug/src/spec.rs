@@ -10,7 +10,9 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use link::datagram::JUMBO_MTU;
 use link::vde::wire::{MAX_PORT, Request};
-use link::{Link, Locator, LocatorError, Null, Options, Pcap, PcapConfig, Resolution, Soft, Tap, Vde, VdeConfig};
+use link::{
+    Link, Locator, LocatorError, Null, Options, Pcap, PcapConfig, Resolution, Soft, Tap, TapError, Vde, VdeConfig,
+};
 
 use crate::{OpenError, User};
 
@@ -29,7 +31,7 @@ pub enum Spec {
     User(String, Box<slirp::Config>),
 }
 
-/// A TAP: `tap://name?mtu=BYTES&up=on&persist=on`, or `tap://?fd=N`.
+/// A TAP: `tap://name?mtu=BYTES&up=on|try&persist=on`, or `tap://?fd=N`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TapSpec {
     /// The interface; empty lets the kernel choose.
@@ -39,9 +41,21 @@ pub struct TapSpec {
     /// The MTU to set, in bytes.
     pub mtu: Option<u16>,
     /// Whether to bring the interface up.
-    pub up: bool,
+    pub up: BringUp,
     /// Whether the interface stays when the link is closed, if that is to be changed.
     pub persist: Option<bool>,
+}
+
+/// Whether to bring an interface up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BringUp {
+    /// It stays as it is.
+    #[default]
+    No,
+    /// If this process may; who made the interface for an unprivileged user brings it up, too.
+    Try,
+    /// Yes.
+    Yes,
 }
 
 impl Spec {
@@ -91,8 +105,13 @@ impl TapSpec {
         if let Some(persist) = self.persist {
             tap.set_persistent(persist)?;
         }
-        if self.up {
-            tap.set_up(true)?;
+        match self.up {
+            BringUp::No => {}
+            BringUp::Try => match tap.set_up(true) {
+                Err(TapError::System { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {}
+                outcome => outcome?,
+            },
+            BringUp::Yes => tap.set_up(true)?,
         }
         Ok(tap)
     }
@@ -135,7 +154,12 @@ fn parse_tap(mut locator: Locator) -> Result<Spec, LocatorError> {
     if let Some(mtu) = mtu.filter(|mtu| *mtu < 68) {
         return Err(options.bad_value("mtu", &mtu.to_string(), &"an IPv4 link carries at least 68 bytes (RFC 791)"));
     }
-    let up = options.take_switch("up")?.unwrap_or(false);
+    let up = match options.take("up")?.as_deref() {
+        None | Some("off") => BringUp::No,
+        Some("try") => BringUp::Try,
+        Some("on") => BringUp::Yes,
+        Some(other) => return Err(options.bad_value("up", other, &"expected on, off or try")),
+    };
     let persist = options.take_switch("persist")?;
     only(options, "script", &["no", ""], "scripts are not run; bring the interface up with up=on, or with ifup")?;
     only(options, "downscript", &["no", ""], "scripts are not run")?;
@@ -282,6 +306,7 @@ mod tests {
         refused("tap://tap0?fd=3", "tap: fd=3: expected");
         refused("tap://?fd=-1", "tap: fd=-1: expected");
         refused("tap://tap0?mtu=67", "tap: mtu=67: ");
+        refused("tap://tap0?up=perhaps", "tap: up=perhaps: expected on, off or try");
         refused("tap://tap0?script=/etc/qemu-ifup", "tap: script=/etc/qemu-ifup: ");
         refused("null://x", "null: address=x: null:// has none");
         refused("pcap://", "pcap: file=: expected a path");

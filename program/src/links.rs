@@ -10,7 +10,7 @@ pub static LINKS: [Scheme; 5] = [
         address: Value::Interface,
         form: "tap://NAME",
         help: "a TAP of this host, made if it does not exist; \
-               ?up=on brings it up, mtu=BYTES sets its MTU, persist=on keeps it",
+               ?up=on brings it up (up=try if it may), mtu=BYTES sets its MTU, persist=on keeps it",
     },
     Scheme {
         name: "vde",

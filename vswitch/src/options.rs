@@ -311,7 +311,8 @@ pub static PROGRAM: Program = Program {
             options: &[
                 OptionSpec::new(
                     &["tap"],
-                    "A port on this TAP interface, which is made if it does not exist and brought up. Repeatable.",
+                    "A port on this TAP interface, which is made if it does not exist, and brought up if that is \
+                     permitted. Repeatable.",
                 )
                 .short('t')
                 .takes("TAP", Value::Interface)
@@ -626,7 +627,7 @@ fn tap(name: &str, persist: Option<bool>) -> Result<Locator, UsageError> {
         Some(false) => "&persist=off",
         None => "",
     };
-    locator("--tap", &format!("tap://{name}?up=on{persist}"))
+    locator("--tap", &format!("tap://{name}?up=try{persist}"))
 }
 
 fn parse_command(

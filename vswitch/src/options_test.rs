@@ -68,7 +68,7 @@ fn vde_switchs_options_mean_what_they_mean_there() {
         mgmt_mode: 0o666,
         mgmt_group: Some("100".to_owned()),
         nostdin: true,
-        ports: vec!["tap://tap0?up=on".parse().unwrap()],
+        ports: vec!["tap://tap0?up=try".parse().unwrap()],
         ..Config::default()
     };
     assert_eq!(config, expected);
@@ -124,9 +124,9 @@ fn the_directorys_permissions_follow_its_sockets_as_in_vde_switch() {
 
 #[test]
 fn ports_keep_their_order_whichever_option_they_come_from() {
-    assert_eq!(ports("-t a --port null:// --tap=b"), ["tap://a?up=on", "null://", "tap://b?up=on"]);
-    assert_eq!(ports("-t a --persist"), ["tap://a?up=on&persist=on"]);
-    assert_eq!(ports("--no-persist -t a --port tap://b"), ["tap://a?up=on&persist=off", "tap://b"]);
+    assert_eq!(ports("-t a --port null:// --tap=b"), ["tap://a?up=try", "null://", "tap://b?up=try"]);
+    assert_eq!(ports("-t a --persist"), ["tap://a?up=try&persist=on"]);
+    assert_eq!(ports("--no-persist -t a --port tap://b"), ["tap://a?up=try&persist=off", "tap://b"]);
 }
 
 #[test]
