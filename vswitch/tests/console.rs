@@ -1,7 +1,7 @@
 //! The console of the program, beside vde_switch's: what scripts, people and other programs have of it.
 //!
-//! Debian's `vde2` is the other side: `vde_switch`, `vde_plug`, `unixcmd` and `unixterm`. Everything is in a directory that
-//! the test removes.
+//! Debian's `vde2` is the other side: `vde_switch`, `vde_plug`, `unixcmd` and `unixterm`. Everything is in a directory
+//! that the test removes.
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 

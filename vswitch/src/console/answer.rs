@@ -1,7 +1,7 @@
 //! What a console says: success, or a failure by the number of a system error, as vde_switch has it.
 //!
-//! Commands of vde_switch fail with the numbers it fails with. Where the system's words for a number would not say what is
-//! wrong, ours follow the number instead.
+//! Commands of vde_switch fail with the numbers it fails with. Where the system's words for a number would not say what
+//! is wrong, ours follow the number instead.
 
 use std::error::Error;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! The commands: a line in, a typed [`Command`] out. Pure; nothing is looked up, and nothing is done.
 //!
 //! A line begins with a command's path, and arguments follow. As in vde_switch the path need not be set off
-//! (`port/print3`), and the longest one that fits counts. Unlike there, numbers are numbers to their last digit, and a word
-//! too many is an error, unless it begins with `#`: from there on a line is a comment.
+//! (`port/print3`), and the longest one that fits counts. Unlike there, numbers are numbers to their last digit, and a
+//! word too many is an error, unless it begins with `#`: from there on a line is a comment.
 //!
 //! One table has them all, with the words that `help` shows.
 //!

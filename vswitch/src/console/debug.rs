@@ -186,6 +186,12 @@ fn lines(event: &Event, switch: &Switch) -> [Option<News>; 2] {
     }
 }
 
+/// That somebody was not let in.
+#[cfg(test)]
+pub(super) fn refused(reason: &str) -> Vec<News> {
+    News::new("port/refused", format_args!("{reason}")).into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

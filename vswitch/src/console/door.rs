@@ -1,7 +1,7 @@
 //! The management socket: made, recovered, listened to.
 //!
-//! As with `DIR/ctl`, only a socket that nobody listens on is replaced, and at the end the file is removed if it is still
-//! the one made here.
+//! As with `DIR/ctl`, only a socket that nobody listens on is replaced, and at the end the file is removed if it is
+//! still the one made here.
 
 use std::fs;
 use std::io;

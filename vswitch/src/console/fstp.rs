@@ -1,7 +1,7 @@
 //! `fstp/…`: spanning tree.
 //!
-//! vde_switch has a tree for each VLAN; here is one, the standard's, and what is said of one VLAN counts for all. Settings
-//! may come before their port: it is made then, as it would be for a client.
+//! vde_switch has a tree for each VLAN; here is one, the standard's, and what is said of one VLAN counts for all.
+//! Settings may come before their port: it is made then, as it would be for a client.
 
 use std::fmt::Write;
 

@@ -1,7 +1,7 @@
 //! `hash/…`: stations.
 //!
-//! The table here has no size, and nothing sweeps it by the clock: what vde_switch calls the hash size and the interval of
-//! the garbage collector is kept and shown, and means nothing else.
+//! The table here has no size, and nothing sweeps it by the clock: what vde_switch calls the hash size and the interval
+//! of the garbage collector is kept and shown, and means nothing else.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};

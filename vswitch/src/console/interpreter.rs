@@ -225,3 +225,7 @@ fn help(path: &str, out: &mut String) {
         let _ = writeln!(out, "{:<18} {:<15} {}", entry.path, entry.syntax, entry.help);
     }
 }
+
+#[cfg(test)]
+#[path = "interpreter_test.rs"]
+mod tests;

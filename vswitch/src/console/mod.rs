@@ -10,8 +10,8 @@
 //! | `session` `stream` | somebody who talks to the console; lines and queues |
 //! | `door` `standard` | the management socket; standard input and output |
 //!
-//! The words and the formats are vde_switch's, so that scripts which drive it drive this switch. What it has not is added
-//! in its style, and never to what its commands print.
+//! The words and the formats are vde_switch's, so that scripts which drive it drive this switch. What it has not is
+//! added in its style, and never to what its commands print.
 
 mod answer;
 pub mod command;

@@ -1,9 +1,10 @@
 //! Somebody who talks to the console.
 //!
-//! A session on the management socket gets a banner, and `vde$ ` after each answer; it is not read from while its answers
-//! are not taken, so it can only hold itself up. Standard input is read from in any case, since its end ends the switch;
-//! what standard output does not take is kept up to the same bound, and then dropped. It has a prompt on a terminal only,
-//! so that a program that drives the switch reads answers and nothing else, and `logout` means nothing there.
+//! A session on the management socket gets a banner, and `vde$ ` after each answer; it is not read from while its
+//! answers are not taken, so it can only hold itself up. Standard input is read from in any case, since its end ends
+//! the switch; what standard output does not take is kept up to the same bound, and then dropped. It has a prompt on a
+//! terminal only, so that a program that drives the switch reads answers and nothing else, and `logout` means nothing
+//! there.
 
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -277,3 +278,23 @@ impl Session {
 }
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+#[cfg(test)]
+mod tests {
+    use mio::Poll;
+
+    use super::*;
+    use crate::console::debug;
+
+    #[test]
+    fn a_console_that_does_not_read_what_it_is_told_is_cut_off() {
+        let poll = Poll::new().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut session = Session::on_socket(ours, poll.registry(), Token(0)).unwrap();
+        session.categories.execute(&super::super::command::Debug::Add(String::new()), &mut String::new()).unwrap();
+        let news = debug::refused(&"x".repeat(1 << 20));
+        let told = (0..100).take_while(|_| session.publish(&news) == Served::Waits).count();
+        assert!((MAX_QUEUED >> 20..100).contains(&told), "{told}");
+        drop(theirs);
+    }
+}

@@ -1,8 +1,9 @@
 //! Standard input and output, without waiting for either and without changing them.
 //!
-//! Other programs share these descriptors' file descriptions, the shell among them: `O_NONBLOCK` set here would be set for
-//! all, and stay when the switch has ended. So a pipe or a terminal is opened once more, which makes a description of our
-//! own; a socket is asked each time not to wait; where neither works, poll(2) is asked before. Regular files never wait.
+//! Other programs share these descriptors' file descriptions, the shell among them: `O_NONBLOCK` set here would be set
+//! for all, and stay when the switch has ended. So a pipe or a terminal is opened once more, which makes a description
+//! of our own; a socket is asked each time not to wait; where neither works, poll(2) is asked before. Regular files
+//! never wait.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
