@@ -6,7 +6,7 @@
 //!
 //! One table has them all, with the words that `help` shows.
 //!
-//! Neighbours: [`super::answer`] for what is said in return; each topic's file carries its commands out.
+//! Neighbours: `answer` for what is said in return; each topic's file carries its commands out.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
