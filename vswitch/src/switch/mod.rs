@@ -44,6 +44,8 @@ use path::Memory;
 
 /// Turns after which the event loop looks at everything else again.
 const TURNS: usize = 64;
+/// Turns of a member that has left: enough for all that a socket holds, in the smallest frames.
+const LAST_TURNS: usize = 128;
 
 /// Why something could not be done to a switch.
 #[derive(Debug, thiserror::Error)]
@@ -327,6 +329,8 @@ impl Switch {
     /// Its descriptors are closed, so its sockets' far ends see the end.
     pub fn unplug(&mut self, key: MemberKey, reason: Option<String>) {
         let Some(mut member) = self.floor.members.try_remove(key as usize) else { return };
+        // The key may soon be another's.
+        self.floor.failed.retain(|(failed, _)| *failed != key);
         // What fails here is gone already.
         let _ = member.link.deregister(&self.registry);
         if let Some(control) = &mut member.control {
@@ -446,7 +450,19 @@ impl Switch {
     pub fn serve_control(&mut self, key: MemberKey) {
         let control = self.floor.members.get_mut(key as usize).and_then(|member| member.control.as_mut());
         if control.is_some_and(Control::is_gone) {
+            self.hear_out(key);
             self.unplug(key, None);
+        }
+    }
+
+    /// Takes what a member had sent before it left. There is no more to come, unless somebody still holds its socket.
+    fn hear_out(&mut self, key: MemberKey) {
+        for _ in 0..LAST_TURNS {
+            let Some(turn) = self.member(key).map(|member| member.turn) else { return };
+            self.take_turn(key);
+            if self.memory.len() < turn {
+                return;
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! A switch whose members are ends of links in memory: the far ends are the stations.
 
 use std::collections::VecDeque;
+use std::os::unix::net::UnixStream;
 
 use link::{
     Capabilities, Checksum, DropReason, FragmentMut, GsoType, Null, Offloads, OwnedFrame, PairEnd, RxBatch, TxBatch,
@@ -142,6 +143,24 @@ fn a_member_that_takes_nothing_costs_counted_drops_and_nobody_else() {
     }
     assert_eq!(lab.drops(port(3), DropReason::LinkFull), 40 * 64 - 1024);
     assert_eq!(lab.drops(port(2), DropReason::LinkFull), 0);
+}
+
+#[test]
+fn what_a_client_sent_before_it_left_arrives() {
+    let mut lab = Lab::new(2);
+    let mut other = lab.plug(port(1));
+    let (mut client, inside) = pair("client").unwrap();
+    let (ctl, control) = UnixStream::pair().unwrap();
+    control.set_nonblocking(true).unwrap();
+    let member = Client { link: Box::new(Soft::new(inside)), control: Control::new(control) };
+    let id = lab.switch.assign_port(None, None).unwrap();
+    let key = lab.switch.add_client(id, member, Kind::Link).unwrap();
+    lab.run();
+    (0..200).for_each(|number| send_plain(&mut client, &frame(9, 2, &[number; 50])));
+    drop(ctl);
+    lab.switch.serve_control(key);
+    assert_eq!(received_plain(&mut other).len(), 200);
+    assert!(lab.switch.member(key).is_none());
 }
 
 #[test]
