@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use crate::options::{Argument, Command, Meaning, OptionSpec, Program, Style};
+use crate::options::{Argument, Command, Entries, Meaning, OptionSpec, Program, Style};
 
 /// Columns of an example, inside its indentation.
 const EXAMPLE_WIDTH: usize = 70;
@@ -41,7 +41,13 @@ pub fn page(program: &Program) -> String {
         }
     }
     for section in program.sections {
-        page.entries(section.title, section.entries);
+        match section.entries {
+            Entries::Fixed(entries) => page.entries(section.title, entries),
+            Entries::Made(make) => {
+                page.section(section.title);
+                make().iter().for_each(|(name, meaning)| page.entry(&bold(name), meaning));
+            }
+        }
     }
     page.entries("EXIT STATUS", program.exit_statuses);
     page.entries("FILES", program.files);

@@ -198,7 +198,16 @@ pub struct Section {
     /// The heading.
     pub title: &'static str,
     /// What is explained there.
-    pub entries: &'static [Meaning],
+    pub entries: Entries,
+}
+
+/// Words and what they mean, for a [`Section`].
+#[derive(Clone, Copy, Debug)]
+pub enum Entries {
+    /// Written down for it.
+    Fixed(&'static [Meaning]),
+    /// Made from another table.
+    Made(fn() -> Vec<(String, &'static str)>),
 }
 
 /// A program.

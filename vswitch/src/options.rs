@@ -14,9 +14,12 @@ use std::time::Duration;
 use link::{Locator, LocatorError, MacAddr};
 use program::help;
 use program::links::LINKS;
-use program::options::{Command, Item, Operand, OptionError, OptionSpec, Program, Style, Topic, Value, printable};
+use program::options::{
+    Command, Entries, Item, Operand, OptionError, OptionSpec, Program, Section, Style, Topic, Value, printable,
+};
 
 use crate::bridge::fdb::DEFAULT_AGEING;
+use crate::console::command::{COMMANDS, Shape};
 use crate::{PortId, VlanId};
 
 /// What a command line asks for.
@@ -200,6 +203,12 @@ pub fn parse(name_run_under: &str, words: impl IntoIterator<Item = String>) -> R
         }
         None => parse_switch(program, words),
     }
+}
+
+/// The console's commands and what they do, for the man page.
+fn console_commands() -> Vec<(String, &'static str)> {
+    let commands = COMMANDS.iter().filter(|entry| entry.shape != Shape::Menu);
+    commands.map(|entry| (format!("{} {}", entry.path, entry.syntax).trim_end().to_owned(), entry.help)).collect()
 }
 
 /// The directory of a switch that was not told another, as vde_switch's.
@@ -469,7 +478,7 @@ pub static PROGRAM: Program = Program {
 
     operands: &[],
     schemes: &LINKS,
-    sections: &[],
+    sections: &[Section { title: "CONSOLE COMMANDS", entries: Entries::Made(console_commands) }],
     exit_statuses: &[
         ("0", "The switch was told to end, or the question was answered."),
         ("1", "Something failed; one line on standard error says what."),

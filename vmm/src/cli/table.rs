@@ -1,6 +1,6 @@
 //! The options, once: the parser looks them up here; `-help`, the man page and the completions are printed from here.
 
-use program::options::{OptionSpec, Program, Section, Style, Topic, Value};
+use program::options::{Entries, OptionSpec, Program, Section, Style, Topic, Value};
 
 /// The program and its options, in the order of `-help`.
 pub static PROGRAM: Program = Program {
@@ -127,7 +127,7 @@ pub static PROGRAM: Program = Program {
     sections: &[
         Section {
             title: "NETWORK BACKENDS",
-            entries: &[
+            entries: Entries::Fixed(&[
                 (
                     "user",
                     "The user-mode NAT, which needs no privileges: ARP, DHCP, a name server that asks the host's, ICMP \
@@ -153,15 +153,15 @@ pub static PROGRAM: Program = Program {
                     "A capture and nothing else: len=BYTES keeps so much of each frame, time=nano is finer.",
                 ),
                 ("null", "Nothing: what is sent there is gone."),
-            ],
+            ]),
         },
         Section {
             title: "KEYS",
-            entries: &[
+            entries: Entries::Fixed(&[
                 ("Ctrl-A x", "End the machine."),
                 ("Ctrl-A h", "List these keys."),
                 ("Ctrl-A Ctrl-A", "Send Ctrl-A to the guest."),
-            ],
+            ]),
         },
     ],
     exit_statuses: &[
