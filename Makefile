@@ -1,13 +1,16 @@
 # make demo   boot a Debian guest, get it a lease, move real data through the NAT
 # make test   every test; make lint: formatting and clippy; make bench: figures beside QEMU's
 # make man    man pages in target/man, completions for bash, zsh and fish in target/completions
+# make fuzz   fuzz targets of the switch, SECONDS=600 each; TARGET=bpdu for one of them (tests/README.md)
 #
 # Each target first installs what it needs from Debian's packages, as root or with sudo.
 
 .POSIX:
-.PHONY: all demo test lint bench man clean
+.PHONY: all demo test lint bench man fuzz clean
 
 CARGO = cargo
+TARGET =
+SECONDS = 600
 
 all:
 	$(CARGO) build --release --locked
@@ -34,6 +37,10 @@ bench:
 man:
 	sh tests/install.sh man
 	$(CARGO) run --release --locked --quiet --bin manuals -- target
+
+fuzz:
+	sh tests/install.sh fuzz
+	sh tests/fuzz/run.sh $(SECONDS) $(TARGET)
 
 clean:
 	$(CARGO) clean

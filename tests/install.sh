@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs from Debian what a make target needs: tests/install.sh [demo|test|lint|bench|man]..., all of them without an
-# argument.
+# Installs from Debian what a make target needs: tests/install.sh [demo|test|lint|bench|man|fuzz]..., all of them
+# without an argument.
 # Works as root, or through sudo; asks nothing; quick when everything is there. rustup's cargo is expected already.
 set -eu
 
@@ -14,8 +14,10 @@ test="$lab tshark vde2 vde-switch vdeplug user-mode-linux ipxe-qemu $readers"
 lint="$build"
 bench="$lab vde2 iputils-ping strace"
 man="$build"
+# libFuzzer is built from its source.
+fuzz="$build g++"
 
-[ $# -gt 0 ] || set -- demo test lint bench man
+[ $# -gt 0 ] || set -- demo test lint bench man fuzz
 wanted=
 for target in "$@"; do
     case $target in
@@ -24,7 +26,8 @@ for target in "$@"; do
     lint) wanted="$wanted $lint" ;;
     bench) wanted="$wanted $bench" ;;
     man) wanted="$wanted $man" ;;
-    *) echo "install.sh: $target: demo, test, lint, bench or man" >&2; exit 2 ;;
+    fuzz) wanted="$wanted $fuzz" ;;
+    *) echo "install.sh: $target: demo, test, lint, bench, man or fuzz" >&2; exit 2 ;;
     esac
 done
 

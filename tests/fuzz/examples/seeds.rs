@@ -1,0 +1,136 @@
+//! Writes a few well-formed inputs of each target to `corpus`, for the fuzzers to begin with.
+//!
+//!     cargo run --manifest-path tests/fuzz/Cargo.toml --example seeds
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use link::Offloads;
+use link::vde::wire::{Address, Reply, Request};
+
+fn main() -> io::Result<()> {
+    for (target, seeds) in
+        [("request", requests()), ("console", consoles()), ("bpdu", bpdus()), ("vlan", vlans()), ("igmp", groups())]
+    {
+        let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+        fs::create_dir_all(&directory)?;
+        for (number, seed) in (1..).zip(seeds) {
+            fs::write(directory.join(format!("seed-{number}")), seed)?;
+        }
+    }
+    Ok(())
+}
+
+/// As libvdeplug, vde-2's first version, User-mode Linux, our link and our switch write them.
+fn requests() -> Vec<Vec<u8>> {
+    let address = |path: &str| Address::of_path(Path::new(path)).expect("a short path");
+    let all = Offloads { checksum: true, tso4: true, tso6: true, uso: true };
+    let client = address("/tmp/sw/.13160-00000");
+    let words = b"vdeplug: user=root pid=13160".to_vec();
+    let request = Request { port: 7, client, offer: None, description: words.clone() };
+    let mut first = vec![0xce, 0xfa, 0xed, 0xfe, 0, 0, 0, 0, 2, 0, 0, 0, 0, 7];
+    first.extend(client.as_bytes());
+    first.extend(&words);
+    let mut uml = vec![0xce, 0xfa, 0xed, 0xfe, 3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
+    uml.extend(b"05b6e");
+    uml.resize(124, 0);
+    let reply = Reply { switch: address("/tmp/sw/003.23"), offer: Some(all) };
+    vec![
+        request.encode(),
+        Request { offer: Some(all), description: "Käse\u{202e}\u{1b}[2J".into(), ..request }.encode(),
+        first,
+        uml,
+        reply.encode().to_vec(),
+    ]
+}
+
+/// Every command with arguments that it takes, and sessions that belong together.
+fn consoles() -> Vec<Vec<u8>> {
+    let sessions = [
+        "help\nhelp port\nshowinfo\nds/showinfo\n# nothing\n\nlogout\n",
+        "debug/list\ndebug/add port\ndebug/add fstp\nport/create 5\nport/remove 5\nport/epclose 1 0\ndebug/del fstp\n\
+         plugin/list\nplugin/add x.so\nplugin/del x\nshutdown\n",
+        "hash/add 2:0:0:0:0:5 1 5\nhash/add 02:00:00:00:00:06 2\nhash/print\nhash/find 2:0:0:0:0:5 5\nhash/showinfo\n\
+         explain 2:0:0:0:0:5 2:0:0:0:0:6\nexplain 2:0:0:0:0:5 2:0:0:0:0:6 1 5\nhash/del 2:0:0:0:0:5 5\n\
+         hash/setsize 256\nhash/setgcint 4\nhash/setexpire 50\nhash/setminper 2\n",
+        "fstp/setfstp 1\nfstp/showinfo\nfstp/print\nfstp/setedge 0 1 1\nfstp/bonus 0 2 100\nfstp/print 0\n\
+         fstp/setprio 4096\nport/edge 1 auto\nport/cost 1 19\nport/guard 1 1\nport/guardreset 1\nfstp/setfstp 0\n",
+        "port/showinfo\nport/setnumports 16\nport/sethub 1\nport/sethub 0\nport/createauto\nport/allocatable 4 1\n\
+         port/setuser 4 0\nport/setgroup 4 NONE\nport/print\nport/allprint\nport/print 1\nport/drops\n\
+         port/settings 1\nport/resetcounter\nport/del 2\n",
+        "vlan/create 7\nport/setvlan 1 7\nvlan/addport 7 2\nvlan/addport 6 2\nvlan/print\nvlan/allprint 7\n\
+         vlan/delport 7 2\nport/setvlan 1 4095\nport/transparent 1\nvlan/remove 7\nport/storm 1 broadcast 10\n\
+         port/storm 1 unknown off\nport/maclimit 1 3\nport/learning 1 0\nport/settings\n",
+        "mirror/addport 1,2 3 both\nmirror/addvlan 5 3\nmirror/ingress 3 1\nmirror/print\nmirror/del 3\n\
+         mcast/setsnooping 1\nmcast/setflood 1\nmcast/showinfo\nmcast/print\n",
+    ];
+    sessions.map(|session| session.as_bytes().to_vec()).to_vec()
+}
+
+/// A better root is heard, agreed with and lost; STP; a guarded port; a loop; links and settings.
+fn bpdus() -> Vec<Vec<u8>> {
+    // Flags, root, cost, bridge, port, times in quarters of a second.
+    let root = [0x3c, 1, 0x10, 0, 1, 0x10, 3, 0, 80, 8, 60];
+    let worse = [0x7c, 9, 0xf0, 2, 9, 0xf0, 3, 4, 80, 8, 60];
+    let rst = |port: u8, fields: &[u8]| [&[port << 4], fields].concat();
+    let config = |port: u8, fields: &[u8]| [&[port << 4 | 1], fields].concat();
+    let wait = [6, 50];
+    vec![
+        [&rst(0, &root)[..], &wait, &rst(0, &root), &rst(1, &worse), &wait, &wait, &[6, 255], &[6, 255]].concat(),
+        [&config(0, &root)[..], &wait, &[0x02], &[6, 255], &[6, 255], &[6, 255], &[0x12], &config(0, &root)].concat(),
+        [&[0x19, 8, 2, 128][..], &rst(1, &root), &wait, &[0x1f, 1], &wait, &[0x08, 0], &[0x08, 1], &wait].concat(),
+        [&[0x15, 2][..], &[0x35, 0], &wait, &[0x25, 1], &wait, &[0x2a], &[0x2b, 4, 1, 16], &[0x28, 1], &wait].concat(),
+        [&[12, 0][..], &[13, 0x10, 7], &[12, 1], &[14, 10, 100, 75], &[7, 90], &[0x0f, 0], &wait].concat(),
+        [&[3, 39, 0x42, 0x42, 3, 0, 0, 2, 2, 0x7c][..], &[0; 34], &[4, 16, 1, 0x80, 0xc2, 0, 0, 0], &[0; 10]].concat(),
+    ]
+}
+
+/// VLANs, mirrors, limits, a hub, spanning tree's states, tags of every kind.
+fn vlans() -> Vec<Vec<u8>> {
+    const FRAME: u8 = 17;
+    // From station 1 to 2, to everybody, with one tag of VLAN 5 and a priority, with two tags, cut short.
+    let known = [FRAME, 0, 2, 1, 0];
+    let back = [FRAME, 1, 1, 2, 0];
+    let flooded = [FRAME, 2, 200, 3, 0];
+    let tagged = [FRAME, 3, 200, 4, 1, 0, 0x60, 1];
+    let double = [FRAME, 3, 1, 4, 2, 0, 0, 1, 0, 0, 2];
+    let cut = [FRAME, 0, 200, 1, 0x39, 0, 0, 1, 15];
+    let members = [[0, 1, 1], [0, 2, 2], [2, 3, 1], [2, 4, 2]].concat();
+    vec![
+        [&known[..], &back, &known, &flooded, &tagged, &double, &cut].concat(),
+        [&members[..], &known, &back, &flooded, &tagged, &double, &[1, 3], &tagged, &[3, 3, 1], &[4, 1], &known]
+            .concat(),
+        [&members[..], &[10, 5, 6, 6, 0, 1, 2, 1], &flooded, &tagged, &cut, &[FRAME, 5, 200, 3, 0]].concat(),
+        [&[7, 0, 5, 5, 5][..], &[8, 1, 3], &[9, 2, 0], &flooded, &known, &back, &[14, 0, 0, 200], &known].concat(),
+        [&[13, 0, 0, 1][..], &known, &flooded, &[13, 0, 1, 1], &[FRAME, 0, 202, 1, 0], &[12, 1, 1], &known].concat(),
+        [&[11, 1, 0, 2][..], &known, &[13, 1, 3], &known, &[13, 1, 4], &[13, 1, 2, 1], &known, &[16, 0, 14], &[2; 14]]
+            .concat(),
+    ]
+}
+
+/// A querier, then reports and leaves of each version, routers, data, time, and more groups than there is room for.
+fn groups() -> Vec<Vec<u8>> {
+    let query = [2, 0, 1, 0, 100, 0];
+    let settle = [0, 0, 2, 88];
+    let data = [10, 2, 1];
+    let mld_query = [6, 0, 0, 1, 3, 232, 0, 0, 0];
+    let mld_report = [6, 1, 3, 1, 0, 0, 1, 20, 4, 0, 0, 0, 0xff, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let leave_and_ask = [3, 1, 2, 1, 2, 0, 1, 1, 1, 10, 0];
+    let record = [4, 1, 1, 8, 4, 0, 0, 0, 239, 1, 0, 1];
+    vec![
+        [&query[..], &settle, &[3, 1, 1, 1], &data, &leave_and_ask, &data, &settle, &data].concat(),
+        [&query[..], &settle, &record, &data, &[1, 0, 4, 1], &[10, 2, 7], &[1, 1, 5], &data].concat(),
+        [&[2, 0, 1, 0, 20, 4, 2, 125, 0, 0][..], &settle, &[8, 3, 6, 0, 1, 0, 2, 0, 105], &data].concat(),
+        [&mld_query[..], &settle, &mld_report, &[12, 2, 1], &[9, 4, 6, 0, 1, 0, 2, 0, 9], &[12, 2, 1]].concat(),
+        [&[2, 0x20, 1, 0, 100, 0][..], &settle, &[3, 0x21, 1, 1], &[10, 0x22, 1], &[3, 0xc1, 1, 1], &data].concat(),
+        [&query[..], &settle, &[15, 1, 0, 0, 4, 0].repeat(2), &[15, 2, 8, 0, 4, 0].repeat(3), &data].concat(),
+        [
+            &[13, 0, 24, 0x45, 0, 0, 24][..],
+            &[0; 12],
+            &[239, 1, 0, 1, 0, 0, 0, 0],
+            &[0xf3, 1, 1, 1],
+            &[5, 0, 1, 2, 0x11, 0],
+        ]
+        .concat(),
+    ]
+}
