@@ -9,6 +9,7 @@
 //! | `peers` | Debian's VDE programs, QEMU, User-mode Linux; our own link to switches, ours and Debian's |
 //! | `rings` | spanning tree in rings, with the Linux bridge and without |
 //! | `hostile` | clients that mean no good, and what they cost the others: nothing |
+//! | `churn` | many clients that come and go |
 //! | `world` | what a lab is made of: namespaces, hosts, pings, transfers |
 //! | `process` | programs that run in it; the switch |
 //! | `client` | a VDE client made by hand |
@@ -16,6 +17,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
+mod churn;
 mod client;
 mod hostile;
 mod peers;

@@ -37,6 +37,11 @@ impl Process {
         Self { child, log, line: line.to_owned() }
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has said so far.
     pub fn said(&self) -> String {
         String::from_utf8_lossy(&self.said_bytes()).into_owned()
@@ -108,7 +113,7 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// Starts it with these options; waits until its door is open and all its links are plugged in.
+    /// Starts it with these options; waits until all its links are plugged in and it answers.
     pub fn start(name: &str, options: &str) -> Self {
         Self::start_by("", name, options)
     }
@@ -120,14 +125,14 @@ impl Switch {
         let line = format!("{wrapper} {vswitch} -s {} --nostdin {options}", dir.display());
         let mut command = command(&line);
         command.env("ETHERLOOM_LOG", "info");
-        let mut switch = Self { process: Process::start_command(command, name), dir };
+        let switch = Self { process: Process::start_command(command, name), dir };
         let words: Vec<&str> = options.split_whitespace().collect();
+        wait_until("it answers", PATIENCE, || UnixStream::connect(switch.dir.join("api")).is_ok());
+        // It answers when it has set up everything.
         let links = words.iter().filter(|word| ["-t", "--port"].contains(word)).count();
-        switch.process.wait_for_times(links, " joined");
+        assert_eq!(switch.show().len(), links, "{}", switch.process.said());
         let taps = words.windows(2).filter(|pair| pair[0] == "-t").map(|pair| pair[1]);
         taps.for_each(|tap| assert!(has_interface(tap), "{tap} is not there"));
-        let ctl = switch.dir.join("ctl");
-        wait_until("ctl is there", PATIENCE, || ctl.exists());
         switch
     }
 
