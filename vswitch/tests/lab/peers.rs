@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
 use std::time::Duration;
@@ -55,18 +55,24 @@ fn vde_plug_carries_frames_as_a_stream_for_any_program() {
 }
 
 #[test]
-fn vde_plug2tap_makes_a_tap_of_a_port() {
+fn the_test_network_of_nixos_runs_on_it() {
     lab(|| {
-        // As the test network of NixOS has it.
-        let _switch = Switch::start("a", "--dirmode 0700 --hub -t tap0");
-        assert_eq!(fs::metadata("/run/a").unwrap().permissions().mode() & 0o7777, 0o700);
-        let _plug = Process::start("vde_plug2tap -s /run/a tap1");
-        wait_until("tap1 is there", PATIENCE, || has_interface("tap1"));
+        symlink(env!("CARGO_BIN_EXE_vswitch"), "/run/vde_switch").unwrap();
+        let mut switch = Process::start("/run/vde_switch --sock /run/vde1.ctl --dirmode 0700 --hub");
+        switch.tell(b"showinfo\n");
+        switch.wait_for("1000 Success");
+        assert!(fs::exists("/run/vde1.ctl/ctl").unwrap());
+        assert_eq!(fs::metadata("/run/vde1.ctl").unwrap().permissions().mode() & 0o7777, 0o700);
+        let _plugs = ["tap0", "tap1"].map(|tap| Process::start(&format!("vde_plug2tap -s /run/vde1.ctl {tap}")));
+        wait_until("the TAPs are there", PATIENCE, || has_interface("tap0") && has_interface("tap1"));
         let left = Host::with("left", "tap0", "10.0.0.1/24");
         let right = Host::with("right", "tap1", "10.0.0.2/24");
         left.ping("-c 3", "10.0.0.2");
         Transfer::start(&left, &right, "10.0.0.2:5000", 8 << 20).finish();
         Transfer::start(&right, &left, "10.0.0.1:5000", 8 << 20).finish();
+        switch.close_stdin();
+        assert_eq!(switch.wait(PATIENCE).code(), Some(0));
+        assert!(!fs::exists("/run/vde1.ctl").unwrap());
     });
 }
 

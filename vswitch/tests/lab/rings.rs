@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::client::Client;
 use crate::process::Switch;
 use crate::station::{BROADCAST, Interface, Station, frame, wait_until_both_hear};
-use crate::world::{Host, lab, run, wait_until};
+use crate::world::{Host, command, lab, run, wait_until};
 
 /// The shortest times that IEEE 802.1D-1998 allows, in hundredths of a second, and a priority that wins.
 const HASTY_ROOT: &str = "hello_time 100 max_age 600 forward_delay 400 priority 4096";
@@ -146,6 +146,31 @@ fn a_cable_between_two_ports_of_one_switch_blocks_one_of_them() {
         assert_eq!(switch.state(2), "discarding");
         wait_until_all_hear_each_other(&mut [&mut one, &mut other]);
         assert_broadcasts_arrive_once(&mut [&mut one, &mut other]);
+    });
+}
+
+#[test]
+fn a_guarded_port_is_shut_by_the_first_bpdu_and_opens_when_the_guard_goes() {
+    lab(|| {
+        fs::write("/run/rc", "port/guard 1 1\n").unwrap();
+        let a = Switch::start("a", "-F -t a-b -f /run/rc -M /run/a.mgmt");
+        let (mut one, mut other) = (Client::join(a.dir()), Client::join(a.dir()));
+        wait_until("it forwards, as to a host", SETTLING, || a.state(1) == "forwarding");
+        let b = Switch::start("b", "-F -t b-a");
+        let mut far = Client::join(b.dir());
+        cable("a-b", "b-a");
+        wait_until("it is shut", SETTLING, || a.state(1) == "discarding");
+        wait_until("that is said", SETTLING, || !a.warnings().is_empty());
+        assert!(matches!(a.warnings().as_slice(), [line] if line.ends_with("port 1: shut by the BPDU guard")));
+        wait_until_both_hear(&mut one, &mut other, SETTLING);
+        wait_until("the port of its neighbour forwards", SETTLING, || b.state(1) == "forwarding");
+        far.send(&frame(BROADCAST, far.address(), 1, 100));
+        assert!(one.listen(Duration::from_millis(300)).is_empty());
+
+        // unixcmd always exits with 255.
+        let said = command("unixcmd -s /run/a.mgmt -f /etc/vde2/vdecmd port/guard 1 0").output().unwrap();
+        wait_until_both_hear(&mut one, &mut far, SETTLING);
+        assert_eq!(a.warnings().len(), 1, "{said:?}");
     });
 }
 
