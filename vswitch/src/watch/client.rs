@@ -137,7 +137,11 @@ impl Client {
     fn ask(&mut self, request: &Request) -> Result<(), AskError> {
         let mut line = serde_json::to_vec(request).unwrap_or_default();
         line.push(b'\n');
-        self.stream.get_ref().write_all(&line).map_err(|source| self.broken(source))
+        match self.stream.get_ref().write_all(&line) {
+            // It has closed, and may have said why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.map_err(|source| self.broken(source)),
+        }
     }
 
     /// The next line of an answer.
