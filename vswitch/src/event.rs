@@ -75,7 +75,9 @@ impl fmt::Display for Event {
             Self::PortRemoved(port) => write!(f, "port {port}: removed"),
             Self::Joined { port, name, .. } => write!(f, "port {port}: {name} joined"),
             Self::Left { port, name, reason: None, .. } => write!(f, "port {port}: {name} left"),
-            Self::Left { port, name, reason: Some(reason), .. } => write!(f, "port {port}: {name} was taken out: {reason}"),
+            Self::Left { port, name, reason: Some(reason), .. } => {
+                write!(f, "port {port}: {name} was taken out: {reason}")
+            }
             Self::Refused { reason } => write!(f, "refused: {reason}"),
             Self::StationMoved { vlan, address, from, to } => {
                 write!(f, "port {to}: {address} (VLAN {vlan}) moved here from port {from}")
