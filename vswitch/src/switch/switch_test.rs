@@ -202,12 +202,16 @@ fn a_turn_grows_with_small_frames_and_stays_short_with_long_ones() {
     assert_eq!(turn_after(&mut lab, &mut a, 60_000), 2);
 }
 
-/// A link whose far end has gone mad.
-struct Broken;
+/// A link that says back what it hears while it takes it, or one whose far end has gone mad.
+#[derive(Default)]
+struct Odd {
+    is_mad: bool,
+    answers: VecDeque<Vec<u8>>,
+}
 
-impl Link for Broken {
+impl Link for Odd {
     fn name(&self) -> &str {
-        "broken://"
+        "odd://"
     }
     fn capabilities(&self) -> Capabilities {
         Capabilities::PLAIN
@@ -221,11 +225,28 @@ impl Link for Broken {
     fn deregister(&mut self, _: &Registry) -> io::Result<()> {
         Ok(())
     }
-    fn send(&mut self, _: &TxBatch<'_>) -> io::Result<usize> {
-        Err(io::Error::from_raw_os_error(libc::EBADF))
+    fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
+        if self.is_mad {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        for heard in batch.frames() {
+            let mut answer = Vec::new();
+            heard.append_to(&mut answer);
+            answer[..12].rotate_left(6);
+            self.answers.push_back(answer);
+        }
+        Ok(batch.len())
     }
-    fn receive(&mut self, _: &mut RxBatch<'_>) -> io::Result<usize> {
-        Ok(0)
+    fn answers(&self) -> bool {
+        true
+    }
+    fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
+        let before = batch.filled();
+        while let Some(slot) = batch.next_slot() {
+            let Some(answer) = self.answers.pop_front() else { break };
+            slot.write(VnetHeader::WHOLE, &[&answer]).unwrap();
+        }
+        Ok(batch.filled() - before)
     }
     fn counters(&self) -> Counters {
         Counters::default()
@@ -236,7 +257,7 @@ impl Link for Broken {
 fn a_member_whose_link_fails_is_taken_out_and_the_others_go_on() {
     let mut lab = Lab::new(8);
     let [mut a, mut b] = [1, 2].map(|number| lab.plug(port(number)));
-    lab.plug_link(port(3), Box::new(Broken));
+    lab.plug_link(port(3), Box::new(Odd { is_mad: true, ..Odd::default() }));
     lab.switch.take_events();
     for _ in 0..2 {
         send_plain(&mut a, &frame(9, 1, b"x"));
@@ -244,59 +265,16 @@ fn a_member_whose_link_fails_is_taken_out_and_the_others_go_on() {
     }
     assert_eq!(received_plain(&mut b).len(), 2);
     let reason = Some("Bad file descriptor".to_owned());
-    let left = Event::Left { port: port(3), member: 2, name: "broken://".to_owned(), reason };
+    let left = Event::Left { port: port(3), member: 2, name: "odd://".to_owned(), reason };
     assert_eq!(lab.switch.take_events(), [left]);
     assert!(lab.switch.port(port(3)).unwrap().members.is_empty());
 }
 
 #[test]
 fn answers_are_fetched_from_links_that_make_them_while_they_take_frames() {
-    /// Says back what it hears.
-    #[derive(Default)]
-    struct Echo(VecDeque<Vec<u8>>);
-    impl Link for Echo {
-        fn name(&self) -> &str {
-            "echo://"
-        }
-        fn capabilities(&self) -> Capabilities {
-            Capabilities::PLAIN
-        }
-        fn accept(&mut self, _: Offloads) -> io::Result<()> {
-            Ok(())
-        }
-        fn register(&mut self, _: &Registry, _: Token) -> io::Result<()> {
-            Ok(())
-        }
-        fn deregister(&mut self, _: &Registry) -> io::Result<()> {
-            Ok(())
-        }
-        fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
-            for heard in batch.frames() {
-                let mut answer = Vec::new();
-                heard.append_to(&mut answer);
-                answer[..12].rotate_left(6);
-                self.0.push_back(answer);
-            }
-            Ok(batch.len())
-        }
-        fn answers(&self) -> bool {
-            true
-        }
-        fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
-            let before = batch.filled();
-            while let Some(slot) = batch.next_slot() {
-                let Some(answer) = self.0.pop_front() else { break };
-                slot.write(VnetHeader::WHOLE, &[&answer]).unwrap();
-            }
-            Ok(batch.filled() - before)
-        }
-        fn counters(&self) -> Counters {
-            Counters::default()
-        }
-    }
     let mut lab = Lab::new(8);
     let mut a = lab.plug(port(1));
-    lab.plug_link(port(2), Box::<Echo>::default());
+    lab.plug_link(port(2), Box::<Odd>::default());
     send_plain(&mut a, &frame(2, 1, b"echo"));
     lab.switch.serve(0);
     while lab.switch.has_work() {
