@@ -98,11 +98,13 @@ impl Host {
     /// The host that the lab begins with, where switches run.
     pub const HERE: Self = Self { name: None };
 
-    /// A new host without interfaces.
+    /// A new host without interfaces. It has no IPv6, so it says nothing that it was not asked to.
     pub fn new(name: &'static str) -> Self {
         run(&format!("ip netns add {name}"));
         run(&format!("ip -n {name} link set lo up"));
-        Self { name: Some(name) }
+        let host = Self { name: Some(name) };
+        host.spawn(|| fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap()).join().unwrap();
+        host
     }
 
     /// A new host, which gets an interface of this one, with an address such as `10.0.0.1/24`.
