@@ -404,9 +404,10 @@ struct Screen {
     last: Vec<String>,
 }
 
-/// To another screen and back, so that what was on the first one stays; the cursor is not shown on it.
-const ENTER: &str = "\x1b[?1049h\x1b[?25l";
-const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+/// To another screen and back, so that what was on the first one stays. There the cursor is not shown, and what is too long
+/// for a line ends with it.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 impl Screen {
     fn open() -> Result<Self, AskError> {

@@ -43,16 +43,17 @@ pub(super) fn lines(before: &Sample, now: &Sample, width: usize) -> Vec<String> 
 }
 
 fn columns(has_tree: bool) -> Vec<Column> {
-    let left = [Column::number("PORT"), Column::text("KIND"), Column::elastic("NAME", 8), Column::elastic("PEER", 8)];
+    let left =
+        [Column::number("PORT"), Column::text("KIND"), Column::elastic("NAME", 8), Column::elastic("PEER", 8).spare(1)];
     let state = [Column::text("STATE")].into_iter().chain(has_tree.then_some(Column::text("ROLE")));
     let right = [
         Column::elastic("VLAN", 5),
         Column::number("IN f/s"),
         Column::number("bit/s"),
-        Column::number("frames"),
+        Column::number("frames").spare(2),
         Column::number("OUT f/s"),
         Column::number("bit/s"),
-        Column::number("frames"),
+        Column::number("frames").spare(2),
     ];
     left.into_iter().chain(state).chain(right).collect()
 }

@@ -122,12 +122,15 @@ fn vlans_are_untagged_then_tagged() {
 }
 
 #[test]
-fn a_busy_port_fits_a_hundred_columns() {
+fn a_busy_port_fits_its_screen() {
     let peer = Some(PeerReport { pid: 4_194_304, uid: 0, gid: 0 });
     let mut busy = port(1000, u64::MAX / 1000, vec![member("vde:x", peer, Some(&"long ".repeat(20)))]);
     busy.vlan = VlanReport { transparent: false, untagged: Some(4094), tagged: (100..120).collect() };
     let now = sample(1.0, vec![busy]);
-    for line in lines(&now, &now, 100) {
-        assert!(line.chars().count() <= 100, "{line}");
+    for width in [200, 100, 80] {
+        for line in lines(&now, &now, width) {
+            assert!(line.chars().count() <= width, "{line}");
+        }
     }
+    assert!(lines(&now, &now, 100)[2].contains("frames"));
 }

@@ -9,22 +9,29 @@ pub(super) struct Column {
     pub is_right: bool,
     /// Characters to which it may be cut if the lines get too long; none if it may not.
     pub least: Option<usize>,
+    /// Whether it may be left out where lines are too long all the same: those of the greatest number go first. 0 stays.
+    pub spare: u8,
 }
 
 impl Column {
     /// Text, whole.
     pub(super) const fn text(title: &'static str) -> Self {
-        Self { title, is_right: false, least: None }
+        Self { title, is_right: false, least: None, spare: 0 }
     }
 
     /// Text that may be cut.
     pub(super) const fn elastic(title: &'static str, least: usize) -> Self {
-        Self { title, is_right: false, least: Some(least) }
+        Self { title, is_right: false, least: Some(least), spare: 0 }
     }
 
     /// A number.
     pub(super) const fn number(title: &'static str) -> Self {
-        Self { title, is_right: true, least: None }
+        Self { title, is_right: true, least: None, spare: 0 }
+    }
+
+    /// Lets it be left out.
+    pub(super) const fn spare(self, spare: u8) -> Self {
+        Self { spare, ..self }
     }
 }
 
@@ -32,6 +39,20 @@ impl Column {
 /// the row alone, indented.
 pub(super) fn lines(columns: &[Column], rows: &[Row], width: usize) -> Vec<String> {
     let widths = widths(columns, rows, width);
+    let spare = columns.iter().map(|column| column.spare).max().unwrap_or(0);
+    if spare > 0 && line_width(&widths) > width {
+        let kept = || columns.iter().map(|column| column.spare < spare);
+        let pick = |cells: &[String]| kept().zip(cells).filter_map(|(kept, cell)| kept.then(|| cell.clone())).collect();
+        let rows: Vec<Row> = rows
+            .iter()
+            .map(|row| match row {
+                Row::Cells(cells) => Row::Cells(pick(cells)),
+                Row::Note(text) => Row::Note(text.clone()),
+            })
+            .collect();
+        let columns: Vec<Column> = columns.iter().filter(|column| column.spare < spare).copied().collect();
+        return lines(&columns, &rows, width);
+    }
     let titles: Vec<String> = columns.iter().map(|column| column.title.to_owned()).collect();
     let mut lines = vec![line(columns, &widths, &titles)];
     for row in rows {
@@ -61,7 +82,7 @@ fn widths(columns: &[Column], rows: &[Row], width: usize) -> Vec<usize> {
             }
         }
     }
-    let mut excess = (widths.iter().sum::<usize>() + widths.len().saturating_sub(1)).saturating_sub(width);
+    let mut excess = line_width(&widths).saturating_sub(width);
     // The widest gives first.
     while excess > 0 {
         let elastic =
@@ -71,6 +92,10 @@ fn widths(columns: &[Column], rows: &[Row], width: usize) -> Vec<usize> {
         excess -= 1;
     }
     widths
+}
+
+fn line_width(widths: &[usize]) -> usize {
+    widths.iter().sum::<usize>() + widths.len().saturating_sub(1)
 }
 
 fn line(columns: &[Column], widths: &[usize], cells: &[String]) -> String {
@@ -126,5 +151,9 @@ mod tests {
         let rows = [row(["1", "a long name", "7"])];
         assert_eq!(lines(&COLUMNS, &rows, 16), ["A NAME     COUNT", "1 a long …     7"]);
         assert_eq!(lines(&COLUMNS, &rows, 3), ["A NAME COUNT", "1 a l…     7"]);
+        let [first, second, third] = COLUMNS;
+        let columns = [first, second.spare(1), third];
+        assert_eq!(lines(&columns, &rows, 12), ["A NAME COUNT", "1 a l…     7"]);
+        assert_eq!(lines(&columns, &rows, 11), ["A COUNT", "1     7"]);
     }
 }
