@@ -491,6 +491,10 @@ pub static PROGRAM: Program = Program {
         ),
         ("DIR/ctl", "The control socket that clients connect to."),
         (
+            "DIR/api",
+            "The socket that the commands ask, with the permissions of DIR/ctl. Programs may ask it too: JSON, one document a line.",
+        ),
+        (
             "~/.vde2/vde_switch.rc, /etc/vde2/vde_switch.rc",
             "Console commands to begin with, if --rcfile names no other file; the first that exists.",
         ),

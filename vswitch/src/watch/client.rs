@@ -5,7 +5,7 @@
 //! `vswitch events | head` ends when it should.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SAMPLE_TIME: Duration = Duration::from_millis(250);
 /// How long what follows a switch may take to end, once it was told to.
 const ENDING_TIME: Duration = Duration::from_secs(2);
+/// Bytes of a line of an answer: more than any port has to say, and less than would hurt.
+const MAX_LINE: u64 = 64 << 20;
 /// Columns of a table that does not go to a terminal.
 const DEFAULT_WIDTH: usize = 100;
 
@@ -147,7 +149,8 @@ impl Client {
     /// The next line of an answer.
     fn hear(&mut self) -> Result<Answer, AskError> {
         let mut line = Vec::new();
-        let len = self.stream.read_until(b'\n', &mut line).map_err(|source| self.broken(source))?;
+        let heard = (&mut self.stream).take(MAX_LINE).read_until(b'\n', &mut line);
+        let len = heard.map_err(|source| self.broken(source))?;
         if len == 0 {
             return Err(AskError::Ended(self.dir.clone()));
         }
