@@ -116,6 +116,7 @@ fn groups() -> Vec<Vec<u8>> {
     let mld_query = [6, 0, 0, 1, 3, 232, 0, 0, 0];
     let mld_report = [6, 1, 3, 1, 0, 0, 1, 20, 4, 0, 0, 0, 0xff, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     let leave_and_ask = [3, 1, 2, 1, 2, 0, 1, 1, 1, 10, 0];
+    let too_many: Vec<_> = (0..17).flat_map(|block| [15, 1, block * 4, 0, 4, 0]).collect();
     let record = [4, 1, 1, 8, 4, 0, 0, 0, 239, 1, 0, 1];
     vec![
         [&query[..], &settle, &[3, 1, 1, 1], &data, &leave_and_ask, &data, &settle, &data].concat(),
@@ -123,7 +124,7 @@ fn groups() -> Vec<Vec<u8>> {
         [&[2, 0, 1, 0, 20, 4, 2, 125, 0, 0][..], &settle, &[8, 3, 6, 0, 1, 0, 2, 0, 105], &data].concat(),
         [&mld_query[..], &settle, &mld_report, &[12, 2, 1], &[9, 4, 6, 0, 1, 0, 2, 0, 9], &[12, 2, 1]].concat(),
         [&[2, 0x20, 1, 0, 100, 0][..], &settle, &[3, 0x21, 1, 1], &[10, 0x22, 1], &[3, 0xc1, 1, 1], &data].concat(),
-        [&query[..], &settle, &[15, 1, 0, 0, 4, 0].repeat(2), &[15, 2, 8, 0, 4, 0].repeat(3), &data].concat(),
+        [&query[..], &settle, &too_many, &data, &settle, &data].concat(),
         [
             &[13, 0, 24, 0x45, 0, 0, 24][..],
             &[0; 12],

@@ -174,7 +174,17 @@ impl Lab {
             // A second tag that comes to light was payload.
             let is_exposed = *tag == TagAction::Remove && sent.get(12..14) == Some(&TPID);
             let (before, after) = (vlan_at(bridge, ingress, frame), vlan_at(bridge, *port, &sent));
-            assert!(before.is_some() && (before == after || is_exposed), "{before:?} {after:?} {out:?}");
+            let vlan = before.expect("what is in no VLAN goes nowhere");
+            assert!(after == Some(vlan) || is_exposed, "{before:?} {after:?} {out:?}");
+            // Only a transparent port has a tag of VLAN 0, as the frame came.
+            let (was_tagged, vid) = (tci(frame).is_ok_and(|tci| tci.is_some()), tci(&sent).ok().flatten());
+            match settings.membership {
+                Membership::Transparent if vlan == VlanId::UNTAGGED => assert_eq!(*tag, TagAction::Keep),
+                Membership::Configured { untagged } if untagged == Some(vlan) => {
+                    assert_eq!(*tag, if was_tagged { TagAction::Remove } else { TagAction::Keep });
+                }
+                _ => assert_eq!(vid.map(|tci| tci & VID), Some(vlan.number()), "{out:?}"),
+            }
         }
     }
 }
