@@ -34,6 +34,19 @@ fn dpipe_and_two_vde_plugs_join_two_switches() {
 }
 
 #[test]
+fn dpipe_and_two_vde_plugs_join_our_switch_and_debians() {
+    lab(|| {
+        let _ours = Switch::start("a", "-t tap0");
+        let _theirs = debians_switch("tap1");
+        let left = Host::with("left", "tap0", "10.0.0.1/24");
+        let _right = Host::with("right", "tap1", "10.0.0.2/24");
+        let _cable = Process::start("dpipe vde_plug /run/a = vde_plug /run/theirs");
+        wait_until("the switches are joined", PATIENCE, || left.reaches("10.0.0.2"));
+        left.ping("-c 3 -s 1472", "10.0.0.2");
+    });
+}
+
+#[test]
 fn vde_plug_carries_frames_as_a_stream_for_any_program() {
     lab(|| {
         let mut switch = Switch::start("a", "-t tap0");
@@ -157,8 +170,7 @@ fn a_client_with_an_abstract_address_that_never_connects_is_served() {
 #[test]
 fn our_link_joins_debians_switch() {
     lab(|| {
-        let _theirs = Process::start("vde_switch -s /run/theirs -t tap0");
-        wait_until("vde_switch is there", PATIENCE, || fs::exists("/run/theirs/ctl").unwrap() && has_interface("tap0"));
+        let _theirs = debians_switch("tap0");
         let _ours = Switch::start("a", "-t tap1 --port vde:///run/theirs");
         let left = Host::with("left", "tap0", "10.0.0.1/24");
         let right = Host::with("right", "tap1", "10.0.0.2/24");
@@ -205,7 +217,15 @@ fn jumbo_frames_cross_two_switches_and_longer_ones_are_dropped_whole() {
         sender.send(&frame(BROADCAST, own, 3, 70_000));
         sender.send(&frame(BROADCAST, own, 4, 46));
         assert_eq!(receiver.listen(A_WHILE), [4]);
+        assert_eq!(b.port(3)["drops"]["oversized"], 2);
     });
+}
+
+/// Debian's vde_switch in /run/theirs, with a TAP.
+fn debians_switch(tap: &str) -> Process {
+    let mut switch = Process::start(&format!("vde_switch -s /run/theirs -t {tap}"));
+    switch.wait_until("it is there", || fs::exists("/run/theirs/ctl").unwrap() && has_interface(tap));
+    switch
 }
 
 /// Packs what User-mode Linux boots: busybox, and this script for its first process. Returns the file.

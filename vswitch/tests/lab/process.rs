@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::world::{PATIENCE, command, has_interface, wait_until};
+use crate::world::{PATIENCE, command, has_interface};
 
 /// A program that runs; it is killed when this is dropped. What it says, on either channel, is in a file.
 pub struct Process {
@@ -44,7 +44,7 @@ impl Process {
 
     /// What it has said so far.
     pub fn said(&self) -> String {
-        String::from_utf8_lossy(&self.said_bytes()).into_owned()
+        said(&self.log)
     }
 
     /// The same, byte for byte.
@@ -59,11 +59,17 @@ impl Process {
 
     /// Waits until it has said something so many times.
     pub fn wait_for_times(&mut self, times: usize, words: &str) {
+        let log = self.log.clone();
+        self.wait_until(&format!("'{words}' is said {times} times"), || said(&log).matches(words).count() >= times);
+    }
+
+    /// Waits until something holds, as long as it runs.
+    pub fn wait_until(&mut self, what: &str, mut holds: impl FnMut() -> bool) {
         let begun = Instant::now();
-        while self.said().matches(words).count() < times {
+        while !holds() {
             let status = self.child.try_wait().unwrap();
             let in_time = begun.elapsed() < PATIENCE && status.is_none();
-            assert!(in_time, "{} ({status:?}) does not say '{words}' {times} times:\n{}", self.line, self.said());
+            assert!(in_time, "{} ({status:?}): not after {PATIENCE:?}: {what}\n{}", self.line, self.said());
             sleep(Duration::from_millis(10));
         }
     }
@@ -97,6 +103,10 @@ impl Process {
     }
 }
 
+fn said(log: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(log).unwrap()).into_owned()
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -125,9 +135,10 @@ impl Switch {
         let line = format!("{wrapper} {vswitch} -s {} --nostdin {options}", dir.display());
         let mut command = command(&line);
         command.env("ETHERLOOM_LOG", "info");
-        let switch = Self { process: Process::start_command(command, name), dir };
+        let mut switch = Self { process: Process::start_command(command, name), dir };
         let words: Vec<&str> = options.split_whitespace().collect();
-        wait_until("it answers", PATIENCE, || UnixStream::connect(switch.dir.join("api")).is_ok());
+        let api = switch.dir.join("api");
+        switch.process.wait_until("it answers", || UnixStream::connect(&api).is_ok());
         // It answers when it has set up everything.
         let links = words.iter().filter(|word| ["-t", "--port"].contains(word)).count();
         assert_eq!(switch.show().len(), links, "{}", switch.process.said());

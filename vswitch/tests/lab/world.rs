@@ -136,7 +136,7 @@ impl Host {
 
     /// Pings; every ping must be answered. `options` are busybox's, as `-c 3`.
     pub fn ping(&self, options: &str, address: &str) {
-        self.run(&format!("busybox ping -W 5 {options} {address}"));
+        self.run(&format!("busybox ping -i 0.2 -W 5 {options} {address}"));
     }
 
     /// Whether one ping is answered within a second.
