@@ -40,6 +40,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::{Registry, Token};
+use nix::unistd::Group;
 
 use crate::datagram::{FrameSocket, JUMBO_MTU};
 use crate::{Capabilities, Counters, DEFAULT_MTU, DropReason, Link, LinkState, Offloads, RxBatch, TxBatch};
@@ -365,7 +366,8 @@ impl Join {
         if let Ok(number) = group.parse() {
             return Ok(number);
         }
-        socket::group_id(group).map_err(|error| self.system("look up a group", error))?.ok_or_else(error)
+        let found = Group::from_name(group).map_err(|error| self.system("look up a group", error.into()))?;
+        found.map(|group| group.gid.as_raw()).ok_or_else(error)
     }
 
     fn system(&self, act: &str, source: io::Error) -> VdeError {

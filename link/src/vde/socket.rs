@@ -5,7 +5,6 @@
 
 use std::ffi::CString;
 use std::io;
-use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -85,33 +84,6 @@ pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: one pollfd, which lives through the call.
     unsafe { libc::poll(&raw mut question, 1, 0) > 0 }
 }
-
-/// The number of a group; none if there is no group of this name.
-///
-/// # Errors
-/// The group database cannot be read.
-pub(super) fn group_id(name: &str) -> io::Result<Option<u32>> {
-    let name = CString::new(name)?;
-    let mut buffer = vec![0; 1024];
-    loop {
-        let mut group = mem::MaybeUninit::<libc::group>::uninit();
-        let mut found = std::ptr::null_mut();
-        let (text, len) = (buffer.as_mut_ptr(), buffer.len());
-        // SAFETY: the name is a C string, the buffer as long as stated, and both results have room.
-        let error = unsafe { libc::getgrnam_r(name.as_ptr(), group.as_mut_ptr(), text, len, &raw mut found) };
-        match error {
-            0 if found.is_null() => return Ok(None),
-            // SAFETY: what was found is `group`, initialised.
-            0 => return Ok(Some(unsafe { (*found).gr_gid })),
-            libc::ERANGE if len < MAX_GROUP_ENTRY => buffer.resize(len * 4, 0),
-            libc::ENOENT | libc::ESRCH => return Ok(None),
-            error => return Err(io::Error::from_raw_os_error(error)),
-        }
-    }
-}
-
-/// Bytes of the longest entry in the group database that is read.
-const MAX_GROUP_ENTRY: usize = 1 << 20;
 
 const LEN: libc::socklen_t = Address::LEN as libc::socklen_t;
 

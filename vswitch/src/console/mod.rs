@@ -37,6 +37,7 @@ use slab::Slab;
 use crate::Event;
 use crate::about::About;
 use crate::options::Config;
+use crate::socket_file::SocketError;
 use crate::switch::{Switch, Wake};
 use debug::{Categories, Root};
 use door::Door;
@@ -55,25 +56,9 @@ pub enum Order {
 /// Why there is no console.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleError {
-    /// Another switch has the management socket.
-    #[error("{}: another switch is running there", .0.display())]
-    Running(PathBuf),
-    /// The management socket's place is taken.
-    #[error("{}: it exists and is no socket; it is left alone", .0.display())]
-    NotSocket(PathBuf),
-    /// No address holds the path.
-    #[error("{}: the path is too long for a socket", .0.display())]
-    TooLong(PathBuf),
-    /// The operating system refused.
-    #[error("cannot {act} {}: {}", .path.display(), link::reason(.source))]
-    System {
-        /// What was to be done.
-        act: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// What it said.
-        source: io::Error,
-    },
+    /// The management socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The operating system refused to watch a console.
     #[error("cannot watch {what}: {}", link::reason(.source))]
     Watch {

@@ -26,7 +26,7 @@ use std::cell::RefCell;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
@@ -37,9 +37,10 @@ use link::vde::wire::{Address, Reply};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use super::member::{ClientLink, SocketFile};
+use super::member::ClientLink;
 use super::{Control, Knock, Member, Peer, Request, escape};
 use crate::PortId;
+use crate::socket_file::{self, SocketError, SocketFile, set_group, system};
 
 /// Where a switch is to be found, and by whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,22 +71,12 @@ pub enum VdeError {
     /// A switch is there.
     #[error("{}: another switch is running there", .0.display())]
     Running(PathBuf),
-    /// `ctl`'s place is taken.
-    #[error("{}: it exists and is no socket; it is left alone", .0.display())]
-    NotSocket(PathBuf),
     /// The sockets in the directory would have paths that no address holds.
     #[error("{}: the path is too long: {} bytes are the most for a switch", .0.display(), MAX_DIR)]
     TooLong(PathBuf),
-    /// The operating system refused.
-    #[error("cannot {act} {}: {}", .path.display(), link::reason(.source))]
-    System {
-        /// What was to be done.
-        act: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// What it said.
-        source: io::Error,
-    },
+    /// `ctl`, the directory, or a data socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The client's socket cannot be connected to.
     #[error("its socket '{address}': {}", link::reason(.source))]
     Client {
@@ -163,13 +154,17 @@ impl Listener {
         let lock = lock_directory(dir)?;
         match set_directory_modes(&lock, &settings) {
             Err(error) if made_dir || error.kind() != io::ErrorKind::PermissionDenied => {
-                return Err(system("set the mode of", dir)(error));
+                return Err(system("set the mode of", dir)(error).into());
             }
             _ => {}
         }
-        let (fd, ctl) = bind_ctl(&settings)?;
+        let ctl = dir.join("ctl");
+        let (fd, ctl) =
+            socket_file::listen(ctl, settings.mode, settings.group, BACKLOG).map_err(|error| match error {
+                SocketError::InUse(_) => VdeError::Running(dir.clone()),
+                other => other.into(),
+            })?;
         remove_data_sockets(dir);
-        socket::listen(fd.as_fd(), BACKLOG).map_err(system("listen on", ctl.path()))?;
         let spare = RefCell::new(File::open("/dev/null").ok());
         let listener = UnixListener::from(fd);
         Ok(Self { listener, settings, _lock: lock, made_dir, ctl: Some(ctl), spare, next_id: 0 })
@@ -304,7 +299,7 @@ impl Listener {
                     tries += 1;
                     continue;
                 }
-                Err(error) => return Err(system("bind", &path)(error)),
+                Err(error) => return Err(system("bind", &path)(error).into()),
             }
             let file = SocketFile::new(path);
             set_group(file.path(), self.settings.group)?;
@@ -324,17 +319,12 @@ impl Drop for Listener {
     }
 }
 
-fn system(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VdeError {
-    let path = path.to_owned();
-    move |source| VdeError::System { act, path, source }
-}
-
 /// Makes the directory, with no permission for others yet; returns its absolute path and whether it was made.
 fn make_directory(dir: &Path) -> Result<(PathBuf, bool), VdeError> {
     let made = match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-        Err(error) => return Err(system("make the directory", dir)(error)),
+        Err(error) => return Err(system("make the directory", dir)(error).into()),
     };
     let metadata = fs::symlink_metadata(dir).map_err(system("look at", dir))?;
     if !metadata.is_dir() {
@@ -353,7 +343,7 @@ fn lock_directory(dir: &Path) -> Result<File, VdeError> {
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(VdeError::Running(dir.to_owned())),
-        Err(TryLockError::Error(error)) => Err(system("lock", dir)(error)),
+        Err(TryLockError::Error(error)) => Err(system("lock", dir)(error).into()),
     }
 }
 
@@ -362,45 +352,6 @@ fn set_directory_modes(dir: &File, settings: &Settings) -> io::Result<()> {
         fchown(dir, None, settings.group)?;
     }
     dir.set_permissions(fs::Permissions::from_mode(settings.dir_mode))
-}
-
-fn set_group(path: &Path, group: Option<u32>) -> Result<(), VdeError> {
-    if group.is_none() {
-        return Ok(());
-    }
-    lchown(path, None, group).map_err(system("set the group of", path))
-}
-
-/// Binds `DIR/ctl`, in place of one that nobody listens on.
-fn bind_ctl(settings: &Settings) -> Result<(OwnedFd, SocketFile), VdeError> {
-    let path = settings.dir.join("ctl");
-    let address = Address::of_path(&path).ok_or_else(|| VdeError::TooLong(settings.dir.clone()))?;
-    let open = || socket::open(Kind::Stream).map_err(system("make", &path));
-    let fd = open()?;
-    match socket::bind(fd.as_fd(), &address, settings.mode) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let there = fs::symlink_metadata(&path).map_err(system("look at", &path))?;
-            if !there.file_type().is_socket() {
-                return Err(VdeError::NotSocket(path));
-            }
-            match socket::connect(open()?.as_fd(), &address) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                // Also a switch that is too busy to take the connection.
-                Ok(()) => return Err(VdeError::Running(settings.dir.clone())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(VdeError::Running(settings.dir.clone()));
-                }
-                Err(error) => return Err(system("ask who is behind", &path)(error)),
-            }
-            fs::remove_file(&path).map_err(system("remove the stale", &path))?;
-            socket::bind(fd.as_fd(), &address, settings.mode).map_err(system("bind", &path))?;
-        }
-        Err(error) => return Err(system("bind", &path)(error)),
-    }
-    let file = SocketFile::new(path);
-    set_group(file.path(), settings.group)?;
-    Ok((fd, file))
 }
 
 /// Connects to a socket file that was opened with `O_PATH`: to that file, whatever its path leads to by now.

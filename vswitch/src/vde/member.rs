@@ -1,9 +1,6 @@
-//! A client that was let in: its link, and the file of the socket that it sends to.
+//! A client that was let in: its link.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use link::datagram::FrameSocket;
@@ -11,6 +8,7 @@ use link::{Capabilities, Counters, Link, Offloads, RxBatch, TxBatch};
 use mio::{Registry, Token};
 
 use super::Control;
+use crate::socket_file::SocketFile;
 
 /// A client that was let in.
 pub struct Member {
@@ -71,37 +69,4 @@ impl Link for ClientLink {
     fn counters(&self) -> Counters {
         self.socket.counters()
     }
-}
-
-/// A socket's file, removed when this is dropped, unless another has taken its place.
-#[derive(Debug)]
-pub(crate) struct SocketFile {
-    path: PathBuf,
-    identity: Option<(u64, u64)>,
-}
-
-impl SocketFile {
-    /// The file of a socket that was bound just now.
-    pub(crate) fn new(path: PathBuf) -> Self {
-        let identity = identity(&path);
-        Self { path, identity }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
-            // The directory may have been taken away meanwhile; there is nobody to tell.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Device and inode.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }

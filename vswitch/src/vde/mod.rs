@@ -23,7 +23,6 @@ pub use link::vde::Control;
 pub use link::vde::wire::Request;
 pub use listener::{Listener, Settings, VdeError};
 pub use member::Member;
-pub(crate) use member::SocketFile;
 
 #[cfg(test)]
 #[path = "vde_test.rs"]

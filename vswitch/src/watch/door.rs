@@ -1,13 +1,9 @@
 //! The sockets that watchers come in by: made, recovered, and accepted from.
 
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{FileTypeExt, lchown};
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 
-use link::vde::socket::{self, Kind};
-use link::vde::wire::Address;
 use mio::net::{TcpListener, UnixListener};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -15,7 +11,7 @@ use mio::{Interest, Registry, Token};
 use super::WatchError;
 use super::connection::Stream;
 use crate::options::MetricsAddress;
-use crate::vde::SocketFile;
+use crate::socket_file::{self, SocketError, SocketFile};
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -34,22 +30,8 @@ impl Door {
     ///
     /// # Errors
     /// Somebody listens there, something else is in the way, or there is no permission.
-    pub(super) fn open_unix(path: &Path, mode: u32, group: Option<u32>) -> Result<Self, WatchError> {
-        let system = |act| move |source| WatchError::System { act, what: path.display().to_string(), source };
-        let address = Address::of_path(path).ok_or_else(|| WatchError::TooLong(path.to_owned()))?;
-        let fd = socket::open(Kind::Stream).map_err(system("make a socket for"))?;
-        match socket::bind(fd.as_fd(), &address, mode) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                remove_stale(path, &address)?;
-                socket::bind(fd.as_fd(), &address, mode).map_err(system("bind"))?;
-            }
-            result => result.map_err(system("bind"))?,
-        }
-        let file = SocketFile::new(path.to_owned());
-        if group.is_some() {
-            lchown(path, None, group).map_err(system("set the group of"))?;
-        }
-        socket::listen(fd.as_fd(), BACKLOG).map_err(system("listen on"))?;
+    pub(super) fn open_unix(path: PathBuf, mode: u32, group: Option<u32>) -> Result<Self, SocketError> {
+        let (fd, file) = socket_file::listen(path, mode, group, BACKLOG)?;
         Ok(Self::Unix(UnixListener::from_std(fd.into()), file))
     }
 
@@ -57,7 +39,7 @@ impl Door {
     pub(super) fn open_metrics(address: &MetricsAddress) -> Result<Self, WatchError> {
         const MODE: u32 = 0o600;
         match address {
-            MetricsAddress::Unix(path) => Self::open_unix(path, MODE, None),
+            MetricsAddress::Unix(path) => Ok(Self::open_unix(path.clone(), MODE, None)?),
             MetricsAddress::Tcp(address) => {
                 let what = address.to_string();
                 let listener = TcpListener::bind(*address);
@@ -104,22 +86,4 @@ impl Door {
             }
         }
     }
-}
-
-/// Removes a socket that nobody listens on.
-fn remove_stale(path: &Path, address: &Address) -> Result<(), WatchError> {
-    let system = |act| move |source| WatchError::System { act, what: path.display().to_string(), source };
-    let there = fs::symlink_metadata(path).map_err(system("look at"))?;
-    if !there.file_type().is_socket() {
-        return Err(WatchError::NotSocket(path.to_owned()));
-    }
-    let probe = socket::open(Kind::Stream).map_err(system("make a socket for"))?;
-    match socket::connect(probe.as_fd(), address) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-        // Also one that is too busy to take the connection.
-        Ok(()) => return Err(WatchError::InUse(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(WatchError::InUse(path.to_owned())),
-        Err(error) => return Err(system("ask who is behind")(error)),
-    }
-    fs::remove_file(path).map_err(system("remove the stale"))
 }

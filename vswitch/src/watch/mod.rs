@@ -10,15 +10,17 @@
 //! |---|---|
 //! | `{"show":{}}` | `{"switch":{…}}`, `{"port":{…}}` for each port, `{"end":{}}` |
 //! | `{"mac":{}}` | `{"station":{…}}` for each station, in no order, `{"end":{}}` |
-//! | `{"explain":{"port":N,"vlan":N,"source":MAC,"destination":MAC}}` | `{"explanation":{…}}`, `{"end":{}}`; `port` and `vlan` may be left out |
-//! | `{"events":{}}` | `{"following":{}}`, then `{"event":{…}}` for each event, until the watcher closes its sending side |
-//! | `{"dump":{"port":N}}` | `{"capture":{…}}`, and behind the end of that line a pcapng file, until the watcher closes its sending side or the port is removed |
+//! | `{"explain":{"port":N,"vlan":N,"source":MAC,"destination":MAC}}` (1) | `{"explanation":{…}}`, `{"end":{}}` |
+//! | `{"events":{}}` | `{"following":{}}`, then `{"event":{…}}` for each event (2) |
+//! | `{"dump":{"port":N}}` | `{"capture":{…}}`, and behind the end of that line a pcapng file (2) |
 //! | anything else, or in vain | `{"error":{"message":…}}` |
 //!
-//! Field names are in snake_case and those of the Rust types in `protocol`; a reader passes over those it does not know.
-//! Numbers are numbers, and a unit is in the name (`uptime_seconds`). `time`, `started` and `since` are RFC 3339 in UTC.
-//! Frames and bytes are counters that only grow until they are reset from the console; a rate is a difference of two
-//! answers by the difference of their `uptime_seconds`.
+//! (1) `port` and `vlan` may be left out. (2) Until the watcher closes its sending side, or the port is removed.
+//!
+//! Field names are in snake_case and those of the Rust types in `protocol`; a reader passes over those it does not
+//! know. Numbers are numbers, and a unit is in the name (`uptime_seconds`). `time`, `started` and `since` are RFC 3339
+//! in UTC. Frames and bytes are counters that only grow until they are reset from the console; a rate is a difference
+//! of two answers by the difference of their `uptime_seconds`.
 //!
 //! An event has `time`, `event`, `text` for people, and what belongs to it:
 //!
@@ -33,8 +35,8 @@
 //!
 //! # Theory of operation
 //! A watcher costs the switch bounded memory and bounded time, whatever it does. Answers are made a piece at a time, as
-//! they are taken ([`session`], [`metrics`]); what cannot wait is lost to the watcher and counted. There are at most 256
-//! sessions and 32 scrapes. One more takes the place of the one that has been silent longest and follows nothing.
+//! they are taken ([`session`], [`metrics`]); what cannot wait is lost to the watcher and counted. There are at most
+//! 256 sessions and 32 scrapes. One more takes the place of the one that has been silent longest and follows nothing.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -59,7 +61,6 @@ mod units;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::SystemTime;
 
 use mio::Registry;
@@ -68,6 +69,7 @@ use slab::Slab;
 use crate::Event;
 use crate::about::About;
 use crate::options::Config;
+use crate::socket_file::SocketError;
 use crate::switch::{Switch, Wake};
 use crate::vde::{Listener, Peer};
 pub use client::{AskError, ask};
@@ -91,15 +93,9 @@ const CAPTURE_STEPS: usize = 16;
 /// Why a switch cannot be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// Somebody listens there.
-    #[error("{}: somebody listens there already", .0.display())]
-    InUse(PathBuf),
-    /// Something else is in the way.
-    #[error("{}: it exists and is no socket; it is left alone", .0.display())]
-    NotSocket(PathBuf),
-    /// No address holds the path.
-    #[error("{}: the path is too long for a socket", .0.display())]
-    TooLong(PathBuf),
+    /// A socket at a path.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The operating system refused.
     #[error("cannot {act} {what}: {}", link::reason(.source))]
     System {
@@ -136,7 +132,7 @@ impl Watchers {
     pub fn open(config: &Config, door: &Listener, registry: &Registry) -> Result<Self, WatchError> {
         let mut watchers = Self::default();
         if config.api {
-            let mut api = Door::open_unix(&door.dir().join(SOCKET), door.mode(), door.group())?;
+            let mut api = Door::open_unix(door.dir().join(SOCKET), door.mode(), door.group())?;
             api.register(registry, Wake::WatchDoor.token())?;
             watchers.door = Some(api);
         }
