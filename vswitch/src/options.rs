@@ -492,7 +492,7 @@ pub static PROGRAM: Program = Program {
         ("DIR/ctl", "The control socket that clients connect to."),
         (
             "DIR/api",
-            "The socket that the commands ask, with the permissions of DIR/ctl. Programs may ask it too: JSON, one document a line.",
+            "The socket that the commands and other programs ask, in lines of JSON. It has the permissions of DIR/ctl.",
         ),
         (
             "~/.vde2/vde_switch.rc, /etc/vde2/vde_switch.rc",

@@ -712,11 +712,12 @@ fn a_switch_that_cannot_be_asked_is_named_with_a_hint() {
     let output = lab.run(&["show"]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(error.contains("is it vde_switch, or was it started with --no-api?"), "{error}");
+    assert!(error.contains("is it vde_switch, or was it run with --no-api?"), "{error}");
     let output = Command::new(env!("CARGO_BIN_EXE_vswitch")).args(["mac", "-s", "/nonexistent/sw"]).output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        "vswitch: /nonexistent/sw: no switch runs there (there is no such directory); -s names the directory of another\n"
+        "vswitch: /nonexistent/sw: no switch runs there (there is no such directory); \
+         -s names the directory of another\n"
     );
 }
 

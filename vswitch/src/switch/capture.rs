@@ -1,7 +1,7 @@
 //! Captures: what passes a port, kept until a watcher fetches it.
 //!
-//! Invariant: a capture holds no more than [`MAX_KEPT`] bytes of frames. What comes when it is full is counted as missed,
-//! and costs the data path nothing but that.
+//! Invariant: a capture holds no more than [`MAX_KEPT`] bytes of frames. What comes when it is full is counted as
+//! missed, and costs the data path nothing but that.
 //!
 //! Neighbours: `path` and `floor` put frames in, where they come in and go out; `crate::watch` takes them.
 

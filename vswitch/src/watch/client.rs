@@ -53,7 +53,7 @@ pub enum AskError {
         why: &'static str,
     },
     /// There is a switch that cannot be asked.
-    #[error("{}: the switch there answers no questions: is it vde_switch, or was it started with --no-api?", .0.display())]
+    #[error("{}: the switch there takes no questions: is it vde_switch, or was it run with --no-api?", .0.display())]
     NotWatchable(PathBuf),
     /// There is a switch that this user may not ask.
     #[error("{}: permission denied; the switch's -m and -g say who may ask", .0.display())]
@@ -79,9 +79,7 @@ pub enum AskError {
     #[error("{}", printable(.0))]
     Refused(String),
     /// A capture would go to a terminal.
-    #[error(
-        "a capture is nothing for a terminal: -w FILE writes it to a file, vswitch dump {0} | wireshark -k -i - shows it"
-    )]
+    #[error("a capture is nothing for a terminal: try -w FILE, or vswitch dump {0} | wireshark -k -i -")]
     Terminal(PortId),
     /// The file of a capture cannot be made.
     #[error("{}: {}", .path.display(), link::reason(.source))]
@@ -347,8 +345,8 @@ const SIGNAL: Token = Token(0);
 const DONE: Token = Token(1);
 const OUTPUT: Token = Token(2);
 
-/// Does `work` on a thread until it ends by itself, the reader of `output` has gone, or a signal comes; then `stop` makes
-/// it end soon, and whatever it comes to is no error.
+/// Does `work` on a thread until it ends by itself, the reader of `output` has gone, or a signal comes; then `stop`
+/// makes it end soon, and whatever it comes to is no error.
 fn follow(
     output: Option<RawFd>,
     work: impl FnOnce() -> Result<(), AskError> + Send + 'static,
@@ -407,8 +405,8 @@ struct Screen {
     last: Vec<String>,
 }
 
-/// To another screen and back, so that what was on the first one stays. There the cursor is not shown, and what is too long
-/// for a line ends with it.
+/// To another screen and back, so that what was on the first one stays. There the cursor is not shown, and what is too
+/// long for a line ends with it.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
@@ -444,7 +442,8 @@ impl Drop for Screen {
     }
 }
 
-/// What puts lines in place of those that are on a screen of so many rows: each overwrites its own, so nothing flickers.
+/// What puts lines in place of those that are on a screen of so many rows: each overwrites its own, so nothing
+/// flickers.
 fn drawing(lines: &[String], rows: usize) -> String {
     let fits = lines.len() <= rows;
     let shown = if fits { lines.len() } else { rows.saturating_sub(1) };

@@ -37,8 +37,8 @@ fn parse(text: &str) -> Option<(i64, &str)> {
     is_date.then(|| (days(year, month, day) * DAY + hour * 3600 + minute * 60 + second, fraction))
 }
 
-/// The date of a day counted from the epoch, in the Gregorian calendar. Years are counted from March, so that a leap day
-/// is a year's last; 400 of them have 146,097 days.
+/// The date of a day counted from the epoch, in the Gregorian calendar. Years are counted from March, so that a leap
+/// day is a year's last; 400 of them have 146,097 days.
 fn civil(day: i64) -> (i64, i64, i64) {
     // From the 1st of March of the year 0.
     let day = day + 719_468;

@@ -1,9 +1,9 @@
 //! The metrics endpoint: figures in Prometheus' text format 0.0.4, over as much HTTP as fetching them takes.
 //!
 //! A request is a head of [`MAX_HEARD`] bytes at most; `GET` and `HEAD` of `/metrics` are served, and every answer ends
-//! its connection. The figures are written a piece at a time, as the far end takes them, so that a switch with many ports
-//! is not held up. A client that says nothing is not timed out: there is a limit to how many there are, and the one that
-//! came first makes room.
+//! its connection. The figures are written a piece at a time, as the far end takes them, so that a switch with many
+//! ports is not held up. A client that says nothing is not timed out: there is a limit to how many there are, and the
+//! one that came first makes room.
 
 use std::fmt::Write;
 use std::time::{Instant, UNIX_EPOCH};

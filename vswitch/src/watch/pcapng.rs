@@ -1,8 +1,8 @@
 //! The blocks of a capture of one port, in pcapng (draft-ietf-opsawg-pcapng): appended to memory, in native byte order.
 //!
-//! Frames stand as they passed the port: a frame still to be segmented is one long frame, and a comment says into what it
-//! will be cut. Only a partial checksum is filled in, in the captured copy: a reader would otherwise see a wrong one in
-//! every frame that this host sends. A frame that the bridge dropped as it came in has the reason as a comment.
+//! Frames stand as they passed the port: a frame still to be segmented is one long frame, and a comment says into what
+//! it will be cut. Only a partial checksum is filled in, in the captured copy: a reader would otherwise see a wrong one
+//! in every frame that this host sends. A frame that the bridge dropped as it came in has the reason as a comment.
 //!
 //! Times are nanoseconds. The pcap-file crate is not used here: it writes the time of an interface's statistics as one
 //! 64-bit number, which on a little-endian machine is not what the format has.

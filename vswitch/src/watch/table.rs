@@ -9,7 +9,8 @@ pub(super) struct Column {
     pub is_right: bool,
     /// Characters to which it may be cut if the lines get too long; none if it may not.
     pub least: Option<usize>,
-    /// Whether it may be left out where lines are too long all the same: those of the greatest number go first. 0 stays.
+    /// Whether it may be left out where lines are too long all the same: those of the greatest number go first. 0
+    /// stays.
     pub spare: u8,
 }
 
@@ -42,7 +43,8 @@ pub(super) fn lines(columns: &[Column], rows: &[Row], width: usize) -> Vec<Strin
     let spare = columns.iter().map(|column| column.spare).max().unwrap_or(0);
     if spare > 0 && line_width(&widths) > width {
         let kept = || columns.iter().map(|column| column.spare < spare);
-        let pick = |cells: &[String]| kept().zip(cells).filter_map(|(kept, cell)| kept.then(|| cell.clone())).collect();
+        let pick =
+            |cells: &[String]| kept().zip(cells).filter(|(kept, _)| *kept).map(|(_, cell)| cell.clone()).collect();
         let rows: Vec<Row> = rows
             .iter()
             .map(|row| match row {
