@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 /// A process matter that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -31,6 +33,16 @@ pub enum ProcessError {
         /// What it contains.
         owner: String,
     },
+}
+
+/// Lets this process have as many descriptors as it may: the usual soft limit is meant for programs that use select(2).
+pub fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most).map(|()| most));
+    match raised {
+        Ok(most) => log::debug!("up to {most} descriptors"),
+        Err(error) => log::debug!("the limit of descriptors stays as it is: {}", error.desc()),
+    }
 }
 
 /// The child's side of [`daemonize`]: the parent waits until this is finished or gone.

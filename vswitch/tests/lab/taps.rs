@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::thread::sleep;
+use std::time::Duration;
 
+use crate::client::Client;
 use crate::process::{Process, Switch};
 use crate::world::{Host, PATIENCE, Transfer, command, has_interface, lab, run, wait_until};
 
@@ -79,5 +82,30 @@ fn a_switch_that_was_killed_leaves_a_directory_that_the_next_one_takes_over() {
         drop(killed);
         assert!(fs::exists("/run/a/ctl").unwrap());
         Switch::start("a", "-t tap0").stop();
+    });
+}
+
+#[test]
+fn a_switch_with_nothing_to_do_sleeps() {
+    lab(|| {
+        let mut switch = Switch::start("a", "-t tap0 -t tap1 --port user:// --metrics 127.0.0.1:9100");
+        let _clients = [Client::join(switch.dir()), Client::join(switch.dir())];
+        // The kernel greets its neighbours on an interface that has come up, three times within some seconds.
+        run("ip link set tap0 down");
+        run("ip link set tap1 down");
+        let status = format!("/proc/{}/status", switch.process.pid());
+        // Each time it wakes it goes to sleep again, and that is counted.
+        let naps = || {
+            let status = fs::read_to_string(&status).unwrap();
+            let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches:")).unwrap();
+            line.split_whitespace().last().unwrap().parse::<u64>().unwrap()
+        };
+        let does_not_wake_for = |time| {
+            let before = naps();
+            sleep(time);
+            naps() == before
+        };
+        switch.process.wait_until("it has settled", || does_not_wake_for(Duration::from_millis(500)));
+        assert!(does_not_wake_for(Duration::from_secs(3)));
     });
 }
