@@ -64,7 +64,10 @@ fn consoles() -> Vec<Vec<u8>> {
         "mirror/addport 1,2 3 both\nmirror/addvlan 5 3\nmirror/ingress 3 1\nmirror/print\nmirror/del 3\n\
          mcast/setsnooping 1\nmcast/setflood 1\nmcast/showinfo\nmcast/print\n",
     ];
-    sessions.map(|session| session.as_bytes().to_vec()).to_vec()
+    let mut seeds = sessions.map(|session| session.as_bytes().to_vec()).to_vec();
+    // A line that is too long, and one more.
+    seeds.push(format!("help {}\nshowinfo\n", "x".repeat(9000)).into_bytes());
+    seeds
 }
 
 /// A better root is heard, agreed with and lost; STP; a guarded port; a loop; links and settings.

@@ -4,6 +4,7 @@
 //! is sent by itself, and its answer read before the next.
 
 use std::io::{ErrorKind, Read, Write};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,8 @@ const MAX_LINES: usize = 64;
 const NUMPORTS: u32 = 8;
 /// Words of commands that act on the host, wherever they stand in a line.
 const FORBIDDEN: [&str; 2] = ["load", "port/add"];
+/// A line below is not too long, one above is; between them it depends on how it is read.
+const LONG: Range<usize> = 4096..8192;
 const PROMPT: &str = "\nvde$ ";
 const BEGIN: &str = "0000 DATA END WITH '.'";
 const GOODBYE: &str = "9999 END OF SESSION";
@@ -98,9 +101,10 @@ impl Lab {
                 break;
             }
         }
-        // A line is too long from the second read on.
-        let is_long = line.len() >= 4096 && said.starts_with("1007 ");
-        if !is_long {
+        if said.starts_with("1007 ") {
+            assert!(line.len() >= LONG.start, "{text:?}");
+        } else {
+            assert!(line.len() < LONG.end, "{text:?}");
             check_answer(text, &said, order);
         }
         let goes_on = order == Order::Continue && said.ends_with(PROMPT);
