@@ -165,6 +165,16 @@ pub trait Link: Send {
     /// The descriptor cannot be polled.
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()>;
 
+    /// Asks that readiness to receive be told as long as it lasts (level-triggered), and no other readiness. For an owner
+    /// that never waits for room: it need not look for more after each lone frame, since more will be told. Called after
+    /// [`Link::register`], with the same token; returns whether the link does so.
+    ///
+    /// # Errors
+    /// The link is not registered.
+    fn tell_while_ready(&mut self, _registry: &Registry, _token: Token) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Undoes [`Link::register`], so that the link can move to another owner.
     ///
     /// # Errors
@@ -236,6 +246,9 @@ impl<L: Link + ?Sized> Link for Box<L> {
     }
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         (**self).register(registry, token)
+    }
+    fn tell_while_ready(&mut self, registry: &Registry, token: Token) -> io::Result<bool> {
+        (**self).tell_while_ready(registry, token)
     }
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         (**self).deregister(registry)

@@ -246,6 +246,15 @@ impl Link for Tap {
         registry.register(&mut SourceFd(&self.fd.as_raw_fd()), token, Interest::READABLE | Interest::WRITABLE)
     }
 
+    fn tell_while_ready(&mut self, registry: &Registry, token: Token) -> io::Result<bool> {
+        // mio knows no level-triggered readiness, so its epoll instance is asked.
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token.0 as u64 };
+        let (epoll, fd) = (registry.as_raw_fd(), self.fd.as_raw_fd());
+        // SAFETY: the event lives through the call.
+        check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_MOD, fd, &raw mut event) })?;
+        Ok(true)
+    }
+
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         registry.deregister(&mut SourceFd(&self.fd.as_raw_fd()))
     }

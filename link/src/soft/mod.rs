@@ -259,6 +259,10 @@ impl<L: Link> Link for Soft<L> {
         self.inner.register(registry, token)
     }
 
+    fn tell_while_ready(&mut self, registry: &Registry, token: Token) -> io::Result<bool> {
+        self.inner.tell_while_ready(registry, token)
+    }
+
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.inner.deregister(registry)
     }

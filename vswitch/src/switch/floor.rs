@@ -62,9 +62,12 @@ impl Floor {
         }
     }
 
-    /// Puts a member behind all those that become ready meanwhile: the answer to its frame is likely among these.
-    pub(super) fn probe(&mut self, key: MemberKey) {
-        if let Some(member) = self.members.get_mut(key as usize) {
+    /// Lets a member have another turn after one that was full. After a turn of one frame, all those that become ready
+    /// meanwhile come first: the answer to that frame is likely among them.
+    pub(super) fn look_again(&mut self, key: MemberKey, turn: usize) {
+        if turn > 1 {
+            self.make_ready(key);
+        } else if let Some(member) = self.members.get_mut(key as usize) {
             member.is_queued = true;
             self.probing.push(key);
         }

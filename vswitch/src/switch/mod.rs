@@ -41,6 +41,7 @@ pub use wake::Wake;
 use capture::Passing;
 use floor::Floor;
 use path::Memory;
+use port::Tells;
 
 /// Turns after which the event loop looks at everything else again.
 const TURNS: usize = 64;
@@ -314,7 +315,11 @@ impl Switch {
         #[allow(clippy::cast_possible_truncation, reason = "each member has descriptors, and these are 31 bits wide")]
         let key = self.floor.members.vacant_key() as MemberKey;
         let mut member = Member::new(key, id, link, kind).map_err(watch)?;
-        member.link.register(&self.registry, Wake::Member(key).token()).map_err(watch)?;
+        let token = Wake::Member(key).token();
+        member.link.register(&self.registry, token).map_err(watch)?;
+        if member.link.tell_while_ready(&self.registry, token).map_err(watch)? {
+            member.tells = Tells::OnceEmpty;
+        }
         self.floor.members.insert(member);
         self.port_mut(id)?.members.push(key);
         self.bridge.set_connected(id, true);
@@ -541,26 +546,24 @@ impl Switch {
     fn take_turn(&mut self, key: MemberKey) {
         let Some(member) = self.floor.members.get_mut(key as usize) else { return };
         member.is_queued = false;
+        let now = Instant::now();
         let (ingress, turn) = (member.port, member.turn);
-        if let Err(error) = self.memory.receive(turn, |batch| member.receive(batch)) {
+        if let Err(error) = self.memory.receive(turn, |batch| member.receive(batch, now)) {
             self.floor.failed.push((key, error));
             return;
         }
         let received = self.memory.len();
-        if received == turn && turn > 1 {
-            self.floor.make_ready(key);
-        } else if received == turn {
-            self.floor.probe(key);
+        if received == turn && member.tells != Tells::Always {
+            self.floor.look_again(key, turn);
         }
         if received > 0 {
-            self.forward(ingress);
+            self.forward(ingress, now);
         }
         self.set_timer(key);
     }
 
     /// Sends the frames of this turn, which came in on `ingress`, on their way.
-    fn forward(&mut self, ingress: PortId) {
-        let now = Instant::now();
+    fn forward(&mut self, ingress: PortId, now: Instant) {
         let Self { memory, bridge, floor, bpdus, .. } = self;
         let caught = floor.is_captured(ingress).then(SystemTime::now);
         memory.share_out(|header, frame, egress| {

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use link::{Counters, DropCounts, DropReason, Link, LinkState, Offloads, RxBatch, TxBatch};
 
@@ -100,13 +100,31 @@ pub struct Member {
     pub(super) deadline: Option<Instant>,
     /// Frames that the next turn takes at most.
     pub(super) turn: usize,
+    /// When it had its last turn.
+    last_turn: Option<Instant>,
+    /// Whether the link says so itself as long as it has frames, and holds none back: it was empty once.
+    pub(super) tells: Tells,
     /// Carrier when it was last looked at.
     pub(super) carrier: LinkState,
     drops: DropCounts,
 }
 
+/// How a member is known to have more frames after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tells {
+    /// By looking.
+    Never,
+    /// Its link will tell, once it has been found empty: until then a wrapper may hold frames that it received before.
+    OnceEmpty,
+    /// Its link tells.
+    Always,
+}
+
 /// Frames of a turn at most.
 pub(super) const MAX_TURN: usize = 64;
+/// Turns closer than this belong to one burst, where it is not known otherwise: a frame every 20 µs is less than a
+/// processor can carry, and more than a program sends that waits for answers.
+const BURST_GAP: Duration = Duration::from_micros(20);
 /// Bytes that a turn should not exceed, so that frames are still in the processor's cache when they are sent.
 const TURN_BYTES: usize = 128 * 1024;
 
@@ -125,6 +143,8 @@ impl Member {
             is_queued: false,
             deadline: None,
             turn: 1,
+            last_turn: None,
+            tells: Tells::Never,
             drops: DropCounts::default(),
         })
     }
@@ -144,13 +164,18 @@ impl Member {
     }
 
     /// Receives a turn's frames. The first of a burst is taken alone, so that it does not wait for what may follow.
-    pub(super) fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<()> {
+    pub(super) fn receive(&mut self, batch: &mut RxBatch<'_>, now: Instant) -> io::Result<()> {
         self.link.receive(batch)?;
+        let is_full = batch.filled() == batch.len();
+        if self.tells == Tells::OnceEmpty && !is_full {
+            self.tells = Tells::Always;
+        }
+        let last_turn = self.last_turn.replace(now);
+        let is_burst = self.tells != Tells::Always
+            || last_turn.is_some_and(|last| now.saturating_duration_since(last) < BURST_GAP);
         let bytes: usize = batch.frames().map(|(_, len)| len).sum();
         self.turn = match bytes.checked_div(batch.filled()) {
-            Some(mean) if batch.filled() == batch.len() => {
-                (TURN_BYTES / mean.max(1)).clamp(1, 2 * self.turn).min(MAX_TURN)
-            }
+            Some(mean) if is_full && is_burst => (TURN_BYTES / mean.max(1)).clamp(1, 2 * self.turn).min(MAX_TURN),
             _ => 1,
         };
         Ok(())
