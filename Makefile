@@ -1,5 +1,5 @@
 # make demo   boot a Debian guest, get it a lease, move real data through the NAT
-# make test   every test; make lint: formatting and clippy; make bench: figures beside QEMU's
+# make test   every test; make lint: formatting and clippy; make bench: figures beside the peers
 # make man    man pages in target/man, completions for bash, zsh and fish in target/completions
 # make fuzz   fuzz targets of the switch, SECONDS=600 each; TARGET=bpdu for one of them (tests/README.md)
 #

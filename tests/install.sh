@@ -12,7 +12,7 @@ demo="$lab tshark"
 readers="groff-base zsh fish"
 test="$lab tshark vde2 vde-switch vdeplug user-mode-linux ipxe-qemu $readers"
 lint="$build"
-bench="$lab vde-switch iputils-ping strace"
+bench="$lab vde-switch iputils-ping linux-perf"
 man="$build"
 # libFuzzer is built from its source.
 fuzz="$build g++"

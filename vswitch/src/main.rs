@@ -36,6 +36,7 @@ fn main() -> ExitCode {
 fn run_switch(config: &Config) -> anyhow::Result<()> {
     // Each client has two.
     process::raise_descriptor_limit();
+    process::sharpen_sleep();
     let background = if config.daemon { Some(process::daemonize()?) } else { None };
     let signals = Signals::block()?;
     let _pid_file = config.pidfile.as_deref().map(PidFile::create).transpose()?;

@@ -5,6 +5,7 @@
 //! nothing ready and nothing due the loop sleeps.
 
 use std::io;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use link::InterfaceWatch;
@@ -64,6 +65,9 @@ impl Server {
                 }
             }
             rounds.finish(poll.registry());
+            if let Some(time) = rounds.switch.rest() {
+                thread::sleep(time);
+            }
         }
     }
 }

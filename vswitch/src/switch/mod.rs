@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `port` | a port, and a member: a link plugged into it |
 //! | `floor` | every port and member, and the line of those that may have frames |
+//! | `pace` | how many frames a turn takes, and when to rest before the next |
 //! | `path` | the data path of a turn |
 //! | `capture` | what passes a port, kept until a watcher fetches it |
 //! | `wake` | what a token means |
@@ -17,6 +18,7 @@
 
 mod capture;
 mod floor;
+mod pace;
 mod path;
 mod port;
 mod wake;
@@ -24,7 +26,7 @@ mod wake;
 use std::collections::BTreeSet;
 use std::io;
 use std::mem;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use link::{Counters, Fragment, Link, LinkState, Locator, Soft, TxBatch, VnetHeader};
 use mio::Registry;
@@ -115,6 +117,8 @@ pub struct Switch {
     /// BPDUs of a turn.
     bpdus: Vec<Vec<u8>>,
     events: Vec<Event>,
+    /// Whether a member of those that had a turn in this round floods.
+    has_flood: bool,
 }
 
 impl Switch {
@@ -132,6 +136,7 @@ impl Switch {
             actions: Vec::new(),
             bpdus: Vec::new(),
             events: Vec::new(),
+            has_flood: false,
         }
     }
 
@@ -463,7 +468,7 @@ impl Switch {
     /// Takes what a member had sent before it left. There is no more to come, unless somebody still holds its socket.
     fn hear_out(&mut self, key: MemberKey) {
         for _ in 0..LAST_TURNS {
-            let Some(turn) = self.member(key).map(|member| member.turn) else { return };
+            let Some(turn) = self.member(key).map(|member| member.pace.turn()) else { return };
             self.take_turn(key);
             if self.memory.len() < turn {
                 return;
@@ -526,6 +531,7 @@ impl Switch {
 
     /// Gives turns to those in line, as many as do not keep the event loop from everything else.
     pub fn work(&mut self) {
+        self.has_flood = false;
         self.floor.line.extend(self.floor.probing.drain(..));
         for _ in 0..TURNS {
             let Some(key) = self.floor.line.pop_front() else { break };
@@ -534,6 +540,12 @@ impl Switch {
         for (key, error) in mem::take(&mut self.floor.failed) {
             self.unplug(key, Some(link::reason(&error)));
         }
+    }
+
+    /// How long the switch had better rest before it looks for more frames, if at all.
+    #[must_use]
+    pub fn rest(&self) -> Option<Duration> {
+        (self.has_flood && !self.has_work()).then_some(pace::REST)
     }
 
     /// What has happened since the last call.
@@ -547,12 +559,13 @@ impl Switch {
         let Some(member) = self.floor.members.get_mut(key as usize) else { return };
         member.is_queued = false;
         let now = Instant::now();
-        let (ingress, turn) = (member.port, member.turn);
+        let (ingress, turn) = (member.port, member.pace.turn());
         if let Err(error) = self.memory.receive(turn, |batch| member.receive(batch, now)) {
             self.floor.failed.push((key, error));
             return;
         }
         let received = self.memory.len();
+        self.has_flood |= member.pace.is_flood();
         if received == turn && member.tells != Tells::Always {
             self.floor.look_again(key, turn);
         }

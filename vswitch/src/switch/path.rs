@@ -15,7 +15,7 @@ use crate::PortId;
 use crate::bridge::{Egress, TagAction};
 
 use super::floor::Floor;
-use super::port::MAX_TURN;
+use super::pace::MAX_TURN;
 
 /// Bytes of the two addresses, behind which a tag stands (IEEE 802.1Q-2018 §9.3).
 const ADDRESSES_LEN: usize = 12;

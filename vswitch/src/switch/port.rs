@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use link::{Counters, DropCounts, DropReason, Link, LinkState, Offloads, RxBatch, TxBatch};
 
@@ -13,6 +13,7 @@ use crate::PortId;
 use crate::vde::{Control, Peer};
 
 use super::capture::CaptureKey;
+use super::pace::Pace;
 
 /// The number of a member in the switch's table of members.
 pub type MemberKey = u32;
@@ -98,10 +99,8 @@ pub struct Member {
     pub(super) is_queued: bool,
     /// The deadline under which it stands among the timers.
     pub(super) deadline: Option<Instant>,
-    /// Frames that the next turn takes at most.
-    pub(super) turn: usize,
-    /// When it had its last turn.
-    last_turn: Option<Instant>,
+    /// How its frames come.
+    pub(super) pace: Pace,
     /// Whether the link says so itself as long as it has frames, and holds none back: it was empty once.
     pub(super) tells: Tells,
     /// Carrier when it was last looked at.
@@ -120,14 +119,6 @@ pub(super) enum Tells {
     Always,
 }
 
-/// Frames of a turn at most.
-pub(super) const MAX_TURN: usize = 64;
-/// Turns closer than this belong to one burst, where it is not known otherwise: a frame every 20 µs is less than a
-/// processor can carry, and more than a program sends that waits for answers.
-const BURST_GAP: Duration = Duration::from_micros(20);
-/// Bytes that a turn should not exceed, so that frames are still in the processor's cache when they are sent.
-const TURN_BYTES: usize = 128 * 1024;
-
 impl Member {
     pub(super) fn new(key: MemberKey, port: PortId, mut link: Box<dyn Link>, kind: Kind) -> io::Result<Self> {
         link.accept(Offloads::ALL)?;
@@ -142,8 +133,7 @@ impl Member {
             control: None,
             is_queued: false,
             deadline: None,
-            turn: 1,
-            last_turn: None,
+            pace: Pace::default(),
             tells: Tells::Never,
             drops: DropCounts::default(),
         })
@@ -163,21 +153,14 @@ impl Member {
         self.carrier
     }
 
-    /// Receives a turn's frames. The first of a burst is taken alone, so that it does not wait for what may follow.
+    /// Receives a turn's frames.
     pub(super) fn receive(&mut self, batch: &mut RxBatch<'_>, now: Instant) -> io::Result<()> {
         self.link.receive(batch)?;
-        let is_full = batch.filled() == batch.len();
-        if self.tells == Tells::OnceEmpty && !is_full {
+        if self.tells == Tells::OnceEmpty && batch.filled() < batch.len() {
             self.tells = Tells::Always;
         }
-        let last_turn = self.last_turn.replace(now);
-        let is_burst = self.tells != Tells::Always
-            || last_turn.is_some_and(|last| now.saturating_duration_since(last) < BURST_GAP);
-        let bytes: usize = batch.frames().map(|(_, len)| len).sum();
-        self.turn = match bytes.checked_div(batch.filled()) {
-            Some(mean) if is_full && is_burst => (TURN_BYTES / mean.max(1)).clamp(1, 2 * self.turn).min(MAX_TURN),
-            _ => 1,
-        };
+        let bytes = batch.frames().map(|(_, len)| len).sum();
+        self.pace.note(now, batch.filled(), bytes, self.tells == Tells::Always);
         Ok(())
     }
 

@@ -193,12 +193,12 @@ fn a_turn_grows_with_small_frames_and_stays_short_with_long_ones() {
         for _ in 0..5 {
             lab.take_turn();
         }
-        let turn = lab.switch.member(0).unwrap().turn;
+        let turn = lab.switch.member(0).unwrap().pace.turn();
         lab.run();
         turn
     };
     assert_eq!(turn_after(&mut lab, &mut a, 60), 32);
-    assert_eq!(lab.switch.member(0).unwrap().turn, 1, "alone again");
+    assert_eq!(lab.switch.member(0).unwrap().pace.turn(), 1, "alone again");
     assert_eq!(turn_after(&mut lab, &mut a, 60_000), 2);
 }
 
