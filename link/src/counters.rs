@@ -40,11 +40,13 @@ pub enum DropReason {
     MacLimit,
     /// A control frame that a bridge keeps to itself (IEEE 802.1D-2004 §7.12.6), or a source address that no station has.
     Reserved,
+    /// The link was told to lose some.
+    Impaired,
 }
 
 impl DropReason {
     /// Every reason, in the order they are shown.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Runt,
         Self::Oversized,
         Self::BadDescriptor,
@@ -61,6 +63,7 @@ impl DropReason {
         Self::Storm,
         Self::MacLimit,
         Self::Reserved,
+        Self::Impaired,
     ];
 
     /// The reason's name in tables and in JSON.
@@ -83,6 +86,7 @@ impl DropReason {
             Self::Storm => "storm",
             Self::MacLimit => "mac-limit",
             Self::Reserved => "reserved",
+            Self::Impaired => "impaired",
         }
     }
 }

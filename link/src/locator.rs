@@ -1,7 +1,8 @@
 //! The grammar that names a link, the same on every command line.
 //!
 //! `scheme://address?key=value&key=value`, where `%XX` stands for a byte in a value, or QEMU's
-//! `type,key=value,key=value`, where `,,` stands for a comma. Both become a [`Locator`]: plain data. What a scheme means
+//! `type,key=value,key=value`, where `,,` stands for a comma. A link around another has that one's locator as its address, in
+//! braces: `impair://{tap://tap0?mtu=9000}?loss=1`. Both become a [`Locator`]: plain data. What a scheme means
 //! and which keys it takes, the kind itself knows; it takes its keys out of [`Options`], and what is left over is an
 //! error that names the key.
 
@@ -69,6 +70,14 @@ pub enum LocatorError {
         /// What is wrong with it.
         why: String,
     },
+    /// A link around another, without the other.
+    #[error("{kind}: expected a locator in braces, as in {kind}://{{tap://tap0}}, not '{address}'")]
+    NotNested {
+        /// The link's kind.
+        kind: String,
+        /// What stands there instead.
+        address: String,
+    },
     /// A kind that nobody knows.
     #[error("unknown kind of link '{0}'")]
     UnknownKind(String),
@@ -99,6 +108,20 @@ impl Locator {
     }
 }
 
+impl Locator {
+    /// The locator that is the address of a link around another; takes it out.
+    ///
+    /// # Errors
+    /// [`LocatorError::NotNested`], or what is wrong with the inner locator.
+    pub fn take_nested(&mut self) -> Result<Self, LocatorError> {
+        let address = std::mem::take(&mut self.address);
+        match address.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+            Some(inner) => inner.parse(),
+            None => Err(LocatorError::NotNested { kind: self.scheme.clone(), address }),
+        }
+    }
+}
+
 /// Splits at single commas; a doubled comma is a comma.
 fn split_commas(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
@@ -125,7 +148,7 @@ impl FromStr for Locator {
         if scheme.is_empty() || !scheme.bytes().all(|c| c.is_ascii_alphanumeric() || b"+-.".contains(&c)) {
             return Err(LocatorError::NoScheme(text.to_owned()));
         }
-        let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (address, query) = split_query(rest);
         let pairs = query
             .split('&')
             .filter(|part| !part.is_empty())
@@ -139,6 +162,23 @@ impl FromStr for Locator {
             address: address.to_owned(),
             options: Options { kind: scheme.to_owned(), pairs },
         })
+    }
+}
+
+/// What stands before the first question mark outside of braces, and what behind it.
+fn split_query(text: &str) -> (&str, &str) {
+    let mut depth = 0_usize;
+    let is_mark = |c| {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == '?' && depth == 0
+    };
+    match text.find(is_mark) {
+        Some(at) => (&text[..at], &text[at + 1..]),
+        None => (text, ""),
     }
 }
 
@@ -263,6 +303,20 @@ mod tests {
         let mut ours: Locator = "pcap:///tmp/x?note=a%26b%25".parse().unwrap();
         assert_eq!(ours.to_string(), "pcap:///tmp/x?note=a%26b%25");
         assert_eq!(ours.options.take("note").unwrap().unwrap(), "a&b%");
+    }
+
+    #[test]
+    fn a_locator_in_braces_keeps_its_own_question_marks() {
+        let text = "impair://{impair://{tap://t0?mtu=9000}?delay=5}?loss=1";
+        let mut outer: Locator = text.parse().unwrap();
+        assert_eq!(outer.to_string(), text);
+        assert_eq!(outer.options.take("loss").unwrap().unwrap(), "1");
+        let mut inner = outer.take_nested().unwrap();
+        assert_eq!(inner.options.take("delay").unwrap().unwrap(), "5");
+        assert_eq!(inner.take_nested().unwrap().to_string(), "tap://t0?mtu=9000");
+        let error = "impair://tap0".parse::<Locator>().unwrap().take_nested().unwrap_err().to_string();
+        assert!(error.starts_with("impair: expected a locator in braces"), "{error}");
+        assert!("impair://{x?a=}}?b=1".parse::<Locator>().is_ok_and(|mut odd| odd.take_nested().is_err()));
     }
 
     #[test]

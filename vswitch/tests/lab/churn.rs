@@ -15,9 +15,9 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, free_path, request};
-use crate::process::Switch;
-use crate::station::{Station, frame, number_of};
-use crate::world::{Host, PATIENCE, Transfer, lab_within, wait_until};
+use netlab::process::Switch;
+use netlab::station::{Station, frame, number_of};
+use netlab::world::{Host, PATIENCE, Transfer, lab_within, wait_until};
 
 /// Threads that the clients are shared out to.
 const WORKERS: u64 = 4;

@@ -7,8 +7,8 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::station::{MOMENT, Station, new_address};
-use crate::world::PATIENCE;
+use netlab::station::{MOMENT, Station, new_address};
+use netlab::world::PATIENCE;
 
 /// A client that has joined.
 pub struct Client {

@@ -12,9 +12,9 @@ use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, free_path, reply, request};
-use crate::process::{Process, Switch};
-use crate::station::{BROADCAST, Station, frame, new_address, number_of};
-use crate::world::{PATIENCE, lab, wait_until};
+use netlab::process::{Process, Switch};
+use netlab::station::{BROADCAST, Station, frame, new_address, number_of};
+use netlab::world::{PATIENCE, lab, wait_until};
 
 /// Time in which the others show that they are unharmed.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -201,15 +201,6 @@ fn a_client_that_goes_on_talking_on_ctl_is_not_listened_to() {
         others.have_lost_nothing();
         assert_eq!(switch.warnings(), [""; 0]);
     });
-}
-
-impl Switch {
-    /// There is one line of warning, and it has these words.
-    fn has_warned_once_of(&self, words: &str) {
-        wait_until("a warning is there", PATIENCE, || !self.warnings().is_empty());
-        let warnings = self.warnings();
-        assert!(matches!(warnings.as_slice(), [line] if line.contains(words)), "{words}: {warnings:?}");
-    }
 }
 
 /// Has a client name this socket as its own; it is refused.

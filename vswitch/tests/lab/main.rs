@@ -10,10 +10,7 @@
 //! | `rings` | spanning tree in rings, with the Linux bridge and without |
 //! | `hostile` | clients that mean no good, and what they cost the others: nothing |
 //! | `churn` | many clients that come and go |
-//! | `world` | what a lab is made of: namespaces, hosts, pings, transfers |
-//! | `process` | programs that run in it; the switch |
 //! | `client` | a VDE client made by hand |
-//! | `station` | frames, and what sends and receives them |
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
@@ -21,8 +18,5 @@ mod churn;
 mod client;
 mod hostile;
 mod peers;
-mod process;
 mod rings;
-mod station;
 mod taps;
-mod world;

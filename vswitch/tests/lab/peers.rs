@@ -10,9 +10,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::client::{Client, reply, request_head};
-use crate::process::{Process, Switch};
-use crate::station::{BROADCAST, Interface, Station, frame, new_address};
-use crate::world::{Host, PATIENCE, Transfer, has_interface, lab, statistic, wait_until};
+use netlab::process::{Process, Switch};
+use netlab::station::{BROADCAST, Interface, Station, frame, new_address};
+use netlab::world::{Host, PATIENCE, Transfer, has_interface, lab, statistic, wait_until};
 
 /// Long enough for a frame that will not come.
 const A_WHILE: Duration = Duration::from_millis(300);

@@ -7,9 +7,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::process::Switch;
-use crate::station::{BROADCAST, Interface, Station, frame, wait_until_both_hear};
-use crate::world::{Host, command, lab, run, wait_until};
+use netlab::process::Switch;
+use netlab::station::{BROADCAST, Interface, Station, frame, wait_until_both_hear};
+use netlab::world::{Host, command, lab, run, wait_until};
 
 /// The shortest times that IEEE 802.1D-1998 allows, in hundredths of a second, and a priority that wins.
 const HASTY_ROOT: &str = "hello_time 100 max_age 600 forward_delay 400 priority 4096";

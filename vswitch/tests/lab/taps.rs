@@ -6,8 +6,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::process::{Process, Switch};
-use crate::world::{Host, PATIENCE, Transfer, command, has_interface, lab, run, wait_until};
+use netlab::process::{Process, Switch};
+use netlab::world::{Host, PATIENCE, Transfer, command, has_interface, lab, run, wait_until};
 
 #[test]
 fn two_hosts_ping_through_the_switch_and_sigterm_ends_it() {

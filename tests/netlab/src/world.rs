@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The variable that names the test which runs in its namespaces.
-const MARK: &str = "VSWITCH_LAB";
+const MARK: &str = "NETLAB";
 /// In the new namespaces: what the test needs to find there.
 const PREPARE: &str = "mount -t sysfs none /sys && mount -t tmpfs none /run && cd /run && mkdir tmp home && export HOME=/run/home TMPDIR=/run/tmp && \
     echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6 && ip link set lo up && ulimit -n $(ulimit -Hn) && exec \"$0\" --exact \"$1\" --nocapture";

@@ -12,7 +12,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::world::{PATIENCE, command, has_interface};
+use crate::world::{PATIENCE, command, has_interface, wait_until};
+
+/// A program of ours, built beside the test that runs.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join(name);
+    assert!(program.exists(), "{} is not built: cargo build --bins", program.display());
+    program
+}
 
 /// A program that runs; it is killed when this is dropped. What it says, on either channel, is in a file.
 pub struct Process {
@@ -131,8 +139,8 @@ impl Switch {
     /// Starts it by way of another program, as `prlimit --nofile=64`.
     pub fn start_by(wrapper: &str, name: &str, options: &str) -> Self {
         let dir = PathBuf::from("/run").join(name);
-        let vswitch = env!("CARGO_BIN_EXE_vswitch");
-        let line = format!("{wrapper} {vswitch} -s {} --nostdin {options}", dir.display());
+        let vswitch = program("vswitch");
+        let line = format!("{wrapper} {} -s {} --nostdin {options}", vswitch.display(), dir.display());
         let mut command = command(&line);
         command.env("ETHERLOOM_LOG", "info");
         let mut switch = Self { process: Process::start_command(command, name), dir };
@@ -157,6 +165,13 @@ impl Switch {
         let said = self.process.said();
         let is_warning = |line: &&str| line.contains(": warn: ") || line.contains(": error: ");
         said.lines().filter(is_warning).map(str::to_owned).collect()
+    }
+
+    /// There is one line of warning, and it has these words.
+    pub fn has_warned_once_of(&self, words: &str) {
+        wait_until("a warning is there", PATIENCE, || !self.warnings().is_empty());
+        let warnings = self.warnings();
+        assert!(matches!(warnings.as_slice(), [line] if line.contains(words)), "{words}: {warnings:?}");
     }
 
     /// What it says of each port, by `DIR/api`.

@@ -1,0 +1,13 @@
+//! Labs: our programs among the real programs they have to get along with, in network namespaces of their own.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `world` | what a lab is made of: namespaces, hosts, pings, transfers |
+//! | `process` | programs that run in it; the switch |
+//! | `station` | frames, and what sends and receives them |
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests: what goes wrong here fails the test")]
+
+pub mod process;
+pub mod station;
+pub mod world;
