@@ -13,6 +13,7 @@
 //! | `counters` | what a link has carried, and what it dropped and why |
 //! | `locator` | the grammar that names a link on every command line |
 //! | `null` `pair` `tap` `vde` | the plain kinds, one file each; `vde` with the formats that a switch needs too |
+//! | `stream` | frames over byte streams: the framings, and `stream://` and `listen://` |
 //! | `datagram` | frames over datagram sockets, for `vde` at either end |
 //! | `interface_watch` | word of the kernel that an interface went up or down |
 //! | `pcap` `soft` | links around another link: a capture, and offloads in software |
@@ -29,6 +30,7 @@ mod pair;
 mod pcap;
 mod reason;
 pub mod soft;
+pub mod stream;
 mod tap;
 pub mod vde;
 
@@ -42,6 +44,7 @@ pub use pair::{PairEnd, pair};
 pub use pcap::{Pcap, PcapConfig, PcapError, Resolution};
 pub use reason::reason;
 pub use soft::Soft;
+pub use stream::{StreamConfig, StreamError, StreamSocket};
 pub use tap::{Tap, TapError};
 pub use vde::{Vde, VdeConfig, VdeError};
 

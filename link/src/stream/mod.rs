@@ -1,0 +1,471 @@
+//! Frames over a byte stream: two descriptors, one to read and one to write, which may be a socket's, a pipe's or those of
+//! this process's standard input and output.
+//!
+//! Theory of operation. Reading: bytes gather in a [`wire::Decoder`], and each frame is copied into the owner's slot.
+//! Writing: a batch goes to the kernel as one `writev` (in VDE's framing one for each frame, since vde_plug loses its way
+//! where a read of its own ends between the two bytes of a length). What the kernel does not take waits in a queue. The
+//! queue is bounded in bytes; when it is full its *oldest* frame goes, counted as [`DropReason::LinkFull`]: what is
+//! old is worth least, and a queue that is never emptied from its head only adds delay. So `send` always takes everything.
+//! A frame that has begun to be written is written to its end.
+//!
+//! Invariant: nothing here blocks. The descriptors are made non-blocking and get their flags back at the end, since others
+//! may share them.
+//!
+//! The end of the stream, and anything that is no record, ends the link: `receive` says which by its error.
+//!
+//! Neighbours: `wire` for the formats, `socket` for links over TCP and Unix sockets; `plug` for the rest of them.
+
+mod socket;
+pub mod wire;
+
+pub use socket::{Role, StreamAddress, StreamConfig, StreamError, StreamSocket};
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Instant;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::datagram::JUMBO_MTU;
+use crate::{Capabilities, Counters, DropReason, Fragment, Offloads, RxBatch, TxBatch};
+use wire::{Decoder, Framing, Garbage, Item};
+
+/// Bytes that wait to be written at most: 3 ms at 1.4 Gbit/s, and eight of the longest frames.
+const QUEUE_BYTES: usize = 512 * 1024;
+/// Vectors of one system call (`UIO_MAXIOV`).
+const MAX_VECTORS: usize = 1024;
+
+/// What this side says of itself when a stream in VDE's framing begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Nothing: the framing stays.
+    Silent,
+    /// A greeting: the far side may be one of VDE's programs.
+    Greet,
+    /// A hello: the far side is ours.
+    Hello,
+}
+
+/// A stream that carries frames. Its methods are those of [`crate::Link`].
+pub struct FrameStream {
+    input: Ends,
+    output: Ends,
+    decoder: Decoder,
+    queue: Queue,
+    agreement: Agreement,
+    /// The stream has ended, and what was received before is still to be fetched.
+    end: Option<io::Error>,
+    waiting: Option<(Registry, Token)>,
+    counters: Counters,
+}
+
+impl FrameStream {
+    /// Takes over a stream's two descriptors.
+    ///
+    /// # Errors
+    /// A descriptor that is not open.
+    pub fn new(input: OwnedFd, output: OwnedFd, framing: Framing, opening: Opening) -> io::Result<Self> {
+        let mut stream = Self {
+            input: Ends::new(input)?,
+            output: Ends::new(output)?,
+            decoder: Decoder::new(framing),
+            queue: Queue::default(),
+            agreement: Agreement { sends: framing, peer_receives: Offloads::NONE, has_said_hello: false },
+            end: None,
+            waiting: None,
+            counters: Counters::default(),
+        };
+        match opening {
+            Opening::Silent => {}
+            Opening::Greet => stream.queue.push_words(&wire::GREETING),
+            Opening::Hello => stream.agreement.say_hello(&mut stream.queue),
+        }
+        Ok(stream)
+    }
+
+    /// Whether frames are sent in our own framing: both sides have agreed.
+    #[must_use]
+    pub fn is_agreed(&self) -> bool {
+        self.agreement.sends == Framing::Etherloom
+    }
+
+    /// The decoder, for an owner that waits for the far side's first word.
+    pub fn decoder(&mut self) -> &mut Decoder {
+        &mut self.decoder
+    }
+
+    /// What may be sent.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        Capabilities { offloads: self.agreement.peer_receives, mtu: JUMBO_MTU }
+    }
+
+    /// As [`crate::Link::accept`]; the far side was told that everything is received, so what the owner does not accept
+    /// is for [`crate::Soft`] to cut.
+    ///
+    /// # Errors
+    /// The owner accepts no segmentation.
+    pub fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
+        if !offloads.any_segmentation() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the far end is told that all are received"));
+        }
+        Ok(())
+    }
+
+    /// As [`crate::Link::register`].
+    ///
+    /// # Errors
+    /// A descriptor cannot be polled.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.input.watch(registry, token, Interest::READABLE)?;
+        self.waiting = Some((registry.try_clone()?, token));
+        self.await_room()
+    }
+
+    /// As [`crate::Link::deregister`].
+    ///
+    /// # Errors
+    /// A descriptor was not registered.
+    pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.waiting = None;
+        self.input.forget(registry)?;
+        self.output.forget(registry)
+    }
+
+    /// As [`crate::Link::service`].
+    ///
+    /// # Errors
+    /// The far side reads no more.
+    pub fn service(&mut self) -> io::Result<()> {
+        self.flush()
+    }
+
+    /// As [`crate::Link::deadline`]: at once for a descriptor that is always ready, as a file's, while there is more to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let reads = self.input.is_always_ready && self.end.is_none();
+        let writes = self.output.is_always_ready && !self.queue.is_empty();
+        (reads || writes).then(Instant::now)
+    }
+
+    /// As [`crate::Link::send`]; takes everything.
+    ///
+    /// # Errors
+    /// The far side reads no more.
+    pub fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
+        let framing = self.agreement.sends;
+        self.flush()?;
+        let frames: Vec<_> = batch.frames().collect();
+        let mut prefixes = Vec::with_capacity(frames.len() * wire::MAX_PREFIX);
+        let mut sent = Vec::with_capacity(frames.len());
+        for frame in &frames {
+            let permitted = self.agreement.peer_receives.permit(&frame.header);
+            let checked = framing.check(&frame.header, frame.len());
+            match checked.and(if permitted { Ok(()) } else { Err(DropReason::BadOffload) }) {
+                Ok(()) => {
+                    let begin = prefixes.len();
+                    framing.prefix(&frame.header, frame.len(), &mut prefixes);
+                    sent.push((begin..prefixes.len(), frame));
+                    self.counters.sent(frame.len());
+                }
+                Err(reason) => self.counters.drops.count(reason),
+            }
+        }
+        let at_once = if framing == Framing::Vde { 1 } else { usize::MAX };
+        let mut rest = sent.as_slice();
+        while self.queue.is_empty() && !rest.is_empty() {
+            let mut vectors: Vec<Fragment<'_>> = Vec::new();
+            let mut count = 0;
+            for (prefix, frame) in rest.iter().take(at_once) {
+                if count > 0 && vectors.len() + 1 + frame.fragments.len() > MAX_VECTORS {
+                    break;
+                }
+                vectors.push(Fragment::new(&prefixes[prefix.clone()]));
+                vectors.extend_from_slice(frame.fragments);
+                count += 1;
+            }
+            let vectors = &vectors[..vectors.len().min(MAX_VECTORS)];
+            let mut written = self.output.write(vectors)?;
+            let (now, later) = rest.split_at(count);
+            for (prefix, frame) in now {
+                let len = prefix.len() + frame.len();
+                if written < len {
+                    let mut record = prefixes[prefix.clone()].to_vec();
+                    frame.append_to(&mut record);
+                    self.queue.push_frame(record, std::mem::take(&mut written));
+                } else {
+                    written -= len;
+                }
+            }
+            rest = later;
+        }
+        for (prefix, frame) in rest {
+            let mut record = prefixes[prefix.clone()].to_vec();
+            frame.append_to(&mut record);
+            self.queue.push_frame(record, 0);
+        }
+        self.counters.drops.add(DropReason::LinkFull, self.queue.shorten());
+        self.await_room()?;
+        Ok(batch.len())
+    }
+
+    /// As [`crate::Link::receive`].
+    ///
+    /// # Errors
+    /// The stream has ended ([`io::ErrorKind::UnexpectedEof`]), or is none of frames ([`io::ErrorKind::InvalidData`] around
+    /// [`Garbage`]).
+    pub fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
+        let before = batch.filled();
+        while batch.filled() < batch.len() {
+            if self.take_item(batch)? {
+                continue;
+            }
+            if batch.filled() == before
+                && let Some(error) = self.end.take()
+            {
+                return Err(error);
+            }
+            if self.end.is_some() {
+                break;
+            }
+            match self.input.read(self.decoder.room()) {
+                Ok(0) => self.end = Some(io::Error::new(io::ErrorKind::UnexpectedEof, "the far side has ended")),
+                Ok(len) => self.decoder.filled(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => self.end = Some(error),
+            }
+        }
+        Ok(batch.filled() - before)
+    }
+
+    /// What this stream has carried and dropped.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Deals with the next item of what has been read; returns whether there was one.
+    fn take_item(&mut self, batch: &mut RxBatch<'_>) -> io::Result<bool> {
+        let Some(item) = self.decoder.next_item().map_err(invalid)? else { return Ok(false) };
+        match item {
+            Item::Frame(header, frame) => {
+                let written = batch.next_slot().map_or(Ok(()), |slot| slot.write(header, &[frame]));
+                match written {
+                    Ok(()) => self.counters.received(frame.len()),
+                    Err(reason) => self.counters.drops.count(reason),
+                }
+            }
+            Item::Bad(reason) => self.counters.drops.count(reason),
+            Item::Greeting => self.agreement.say_hello(&mut self.queue),
+            Item::Hello(receives) => self.agreement.hear_hello(receives, &mut self.queue),
+            Item::Turn => {}
+        }
+        if !self.queue.is_empty() {
+            self.flush()?;
+        }
+        Ok(true)
+    }
+
+    /// Writes what waits, as far as there is room.
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.queue.is_empty() {
+            let at_once = if self.agreement.sends == Framing::Vde { 1 } else { MAX_VECTORS };
+            let written = self.output.write(&self.queue.vectors(at_once))?;
+            if written == 0 {
+                break;
+            }
+            self.queue.advance(written);
+        }
+        self.await_room()
+    }
+
+    /// Has readiness tell of room while something waits, and not otherwise.
+    fn await_room(&mut self) -> io::Result<()> {
+        let Some((registry, token)) = &self.waiting else { return Ok(()) };
+        match (self.queue.is_empty(), self.output.is_watched) {
+            (false, false) => self.output.watch(registry, *token, Interest::WRITABLE),
+            (true, true) => self.output.forget(registry),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn invalid(garbage: Garbage) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, garbage)
+}
+
+/// Who sends what, and who has said what.
+struct Agreement {
+    sends: Framing,
+    peer_receives: Offloads,
+    has_said_hello: bool,
+}
+
+impl Agreement {
+    fn say_hello(&mut self, queue: &mut Queue) {
+        if self.sends == Framing::Vde && !self.has_said_hello {
+            self.has_said_hello = true;
+            queue.push_words(&wire::hello(Offloads::ALL));
+        }
+    }
+
+    fn hear_hello(&mut self, receives: Offloads, queue: &mut Queue) {
+        if self.sends == Framing::Vde {
+            self.say_hello(queue);
+            queue.push_words(&wire::turn());
+            self.sends = Framing::Etherloom;
+            self.peer_receives = receives;
+        }
+    }
+}
+
+/// Records that wait to be written. The first may have been written in part.
+#[derive(Default)]
+struct Queue {
+    records: VecDeque<Record>,
+    bytes: usize,
+    /// Bytes of the first that are written.
+    written: usize,
+}
+
+struct Record {
+    bytes: Vec<u8>,
+    is_frame: bool,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Adds words that must not be lost.
+    fn push_words(&mut self, words: &[u8]) {
+        self.push(words.to_vec(), false);
+    }
+
+    /// Adds a frame, of which so many bytes have been written; some only if nothing else waits.
+    fn push_frame(&mut self, record: Vec<u8>, written: usize) {
+        if self.is_empty() {
+            self.written = written;
+        }
+        self.push(record, true);
+    }
+
+    fn push(&mut self, bytes: Vec<u8>, is_frame: bool) {
+        self.bytes += bytes.len();
+        self.records.push_back(Record { bytes, is_frame });
+    }
+
+    /// Drops the oldest frames until the queue is no longer than it may be; returns how many.
+    fn shorten(&mut self) -> u64 {
+        let mut dropped = 0;
+        let first = usize::from(self.written > 0);
+        while self.bytes > QUEUE_BYTES {
+            let Some(oldest) = self.records.iter().skip(first).position(|record| record.is_frame) else { break };
+            let Some(record) = self.records.remove(first + oldest) else { break };
+            self.bytes -= record.bytes.len();
+            dropped += 1;
+        }
+        dropped
+    }
+
+    fn vectors(&self, most: usize) -> Vec<Fragment<'_>> {
+        let mut skip = self.written;
+        let records = self.records.iter().take(most);
+        records.map(|record| Fragment::new(&record.bytes).skip(std::mem::take(&mut skip))).collect()
+    }
+
+    fn advance(&mut self, written: usize) {
+        self.written += written;
+        while let Some(first) = self.records.front().filter(|first| first.bytes.len() <= self.written) {
+            self.written -= first.bytes.len();
+            self.bytes -= first.bytes.len();
+            self.records.pop_front();
+        }
+    }
+}
+
+/// One descriptor of a stream.
+struct Ends {
+    file: File,
+    before: OFlag,
+    is_watched: bool,
+    /// It cannot be polled: a file.
+    is_always_ready: bool,
+}
+
+impl Ends {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        let before = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+        fcntl(&fd, FcntlArg::F_SETFL(before | OFlag::O_NONBLOCK))?;
+        Ok(Self { file: File::from(fd), before, is_watched: false, is_always_ready: false })
+    }
+
+    fn watch(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+        match registry.register(&mut SourceFd(&self.fd()), token, interest) {
+            // epoll(7): a regular file, or /dev/null, which never has one wait.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.is_always_ready = true,
+            outcome => {
+                outcome?;
+                self.is_watched = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, registry: &Registry) -> io::Result<()> {
+        if std::mem::take(&mut self.is_watched) {
+            registry.deregister(&mut SourceFd(&self.fd()))?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.file.read(room) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Returns how many bytes were written; 0 if there is no room now.
+    fn write(&mut self, fragments: &[Fragment<'_>]) -> io::Result<usize> {
+        let vectors = Fragment::as_iovecs(fragments);
+        let count = vectors.len().min(MAX_VECTORS) as libc::c_int;
+        loop {
+            // SAFETY: the vectors are of fragments, which are readable while the caller holds them.
+            let written = unsafe { libc::writev(self.fd(), vectors.as_ptr(), count) };
+            if let Ok(written) = usize::try_from(written) {
+                return Ok(written);
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => return Ok(0),
+                _ => return Err(error),
+            }
+        }
+    }
+
+    fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if !self.before.contains(OFlag::O_NONBLOCK) {
+            // Who shares the descriptor expects it as it was; if nobody does, nothing is lost.
+            let _ = fcntl(&self.file, FcntlArg::F_SETFL(self.before));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "stream_test.rs"]
+mod tests;
