@@ -2,7 +2,7 @@
 //!
 //! `scheme://address?key=value&key=value`, where `%XX` stands for a byte in a value, or QEMU's
 //! `type,key=value,key=value`, where `,,` stands for a comma. A link around another has that one's locator as its address, in
-//! braces: `impair://{tap://tap0?mtu=9000}?loss=1`. Both become a [`Locator`]: plain data. What a scheme means
+//! braces: `impair://{tap://tap0?mtu=9000}?loss=1`. That of `cmd` is a command line to its end, without options. Both become a [`Locator`]: plain data. What a scheme means
 //! and which keys it takes, the kind itself knows; it takes its keys out of [`Options`], and what is left over is an
 //! error that names the key.
 
@@ -83,6 +83,9 @@ pub enum LocatorError {
     UnknownKind(String),
 }
 
+/// A kind whose address is everything behind it: a command line, which has question marks of its own.
+const VERBATIM: &str = "cmd";
+
 /// Keys and values, in the order given; a key may occur several times (`hostfwd`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -148,7 +151,7 @@ impl FromStr for Locator {
         if scheme.is_empty() || !scheme.bytes().all(|c| c.is_ascii_alphanumeric() || b"+-.".contains(&c)) {
             return Err(LocatorError::NoScheme(text.to_owned()));
         }
-        let (address, query) = split_query(rest);
+        let (address, query) = if scheme == VERBATIM { (rest, "") } else { split_query(rest) };
         let pairs = query
             .split('&')
             .filter(|part| !part.is_empty())
@@ -253,6 +256,11 @@ impl Options {
             "off" | "no" | "false" | "n" => Ok(Some(false)),
             _ => Err(self.bad_value(key, &value, &"expected on or off")),
         }
+    }
+
+    /// Adds a key.
+    pub fn push(&mut self, key: &str, value: String) {
+        self.pairs.push((key.to_owned(), value));
     }
 
     /// Takes every value of a key, in order.

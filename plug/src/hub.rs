@@ -6,28 +6,23 @@
 //! it takes frames.
 //!
 //! Backpressure is decided here, and it is always *drop*: what a port does not take at once is counted as
-//! [`DropReason::LinkFull`] on that port, so a slow port never holds up the others. A port whose link fails is closed, said
+//! [`link::DropReason::LinkFull`] on that port, so a slow port never holds up the others. A port whose link fails is closed, said
 //! once, and the others go on.
 //!
 //! Every link stands inside [`Soft`], so a frame still to be segmented floods as it is and is cut only for the ports that
 //! need it. The hub learns no addresses; that is the business of the switch, which has a loop of its own.
 
 use std::io;
-use std::mem;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use link::{
-    Counters, DropCounts, DropReason, Fragment, FragmentMut, Link, MAX_FRAME_LEN, Offloads, RxBatch, Soft, TxBatch,
-    VnetHeader, pair,
-};
-use mio::{Events, Poll, Registry, Token, Waker};
+use link::{Counters, Link, Soft, pair};
+use mio::{Events, Poll, Token, Waker};
 
 use crate::OpenError;
+use crate::port::{Memory, Port};
 
-/// Frames taken from a port in one turn.
-const BATCH_FRAMES: usize = 16;
 /// The token of messages; ports have their numbers.
 const MESSAGE: Token = Token(usize::MAX);
 
@@ -70,7 +65,10 @@ impl Hub {
         let waker = Waker::new(poll.registry(), MESSAGE).map_err(fail("make the hub's event loop"))?;
         let mut ports = Vec::with_capacity(links.len());
         for (index, link) in links.into_iter().enumerate() {
-            ports.push(Port::open(link, poll.registry(), Token(index)).map_err(fail("poll a link of the hub"))?);
+            let link = Box::new(Soft::new(link));
+            let name = link.name().to_owned();
+            let port = Port::open(link, poll.registry(), Token(index)).map_err(fail("poll a link of the hub"))?;
+            ports.push(Member { name, port: Some(port), past: Counters::default() });
         }
         let (sender, messages) = channel();
         let floor = Floor { poll, messages, ports, memory: Memory::default() };
@@ -114,7 +112,7 @@ enum Message {
 struct Floor {
     poll: Poll,
     messages: Receiver<Message>,
-    ports: Vec<Port>,
+    ports: Vec<Member>,
     memory: Memory,
 }
 
@@ -134,8 +132,9 @@ impl Floor {
             let now = Instant::now();
             for (index, port) in self.ports.iter_mut().enumerate() {
                 let is_ready = events.iter().any(|event| event.token() == Token(index));
-                if is_ready || port.deadline().is_some_and(|deadline| deadline <= now) {
-                    port.service(now);
+                let deadline = port.port.as_ref().and_then(Port::deadline);
+                if is_ready || deadline.is_some_and(|deadline| deadline <= now) {
+                    port.attempt(|port| port.service(now));
                 }
             }
             for index in 0..self.ports.len() {
@@ -146,10 +145,11 @@ impl Floor {
 
     /// How long there is nothing to do.
     fn timeout(&self) -> Option<Duration> {
-        if self.ports.iter().any(|port| port.may_have_frames) {
+        let mut ports = self.ports.iter().filter_map(|member| member.port.as_ref());
+        if ports.clone().any(|port| port.may_have_frames) {
             return Some(Duration::ZERO);
         }
-        let deadline = self.ports.iter().filter_map(Port::deadline).min()?;
+        let deadline = ports.by_ref().filter_map(Port::deadline).min()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
@@ -158,7 +158,7 @@ impl Floor {
         for message in self.messages.try_iter() {
             match message {
                 // Who asked may have stopped waiting.
-                Message::Counters(reply) => drop(reply.send(self.ports.iter().map(Port::counters).collect())),
+                Message::Counters(reply) => drop(reply.send(self.ports.iter().map(Member::counters).collect())),
                 Message::Stop => return false,
             }
         }
@@ -167,116 +167,46 @@ impl Floor {
 
     /// Forwards one batch of a port's frames.
     fn take_turn(&mut self, index: usize) {
-        let Some(port) = self.ports.get_mut(index).filter(|port| port.may_have_frames) else { return };
-        self.memory.receive(port);
-        if self.memory.frames.is_empty() {
-            port.may_have_frames = false;
+        let Self { ports, memory, .. } = self;
+        let Some(member) = ports.get_mut(index) else { return };
+        let has_frames = |port: &mut Port| if port.may_have_frames { memory.receive(port) } else { Ok(false) };
+        if member.attempt(has_frames) != Some(true) {
             return;
         }
-        for (other, port) in self.ports.iter_mut().enumerate() {
+        for (other, member) in ports.iter_mut().enumerate() {
             if other != index {
-                self.memory.send(port);
+                member.attempt(|port| memory.send(port));
             }
         }
-    }
-}
-
-/// Where frames lie on their way through.
-struct Memory {
-    buffers: Vec<Box<[u8]>>,
-    frames: Vec<(VnetHeader, usize)>,
-    incoming: RxBatch<'static>,
-    outgoing: TxBatch<'static>,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self {
-            buffers: (0..BATCH_FRAMES).map(|_| vec![0; MAX_FRAME_LEN].into()).collect(),
-            frames: Vec::new(),
-            incoming: RxBatch::new(),
-            outgoing: TxBatch::new(),
-        }
-    }
-}
-
-impl Memory {
-    fn receive(&mut self, port: &mut Port) {
-        let mut batch = mem::take(&mut self.incoming).recycle();
-        for buffer in &mut self.buffers {
-            batch.push([FragmentMut::new(buffer)]);
-        }
-        port.receive(&mut batch);
-        self.frames.clear();
-        self.frames.extend(batch.frames());
-        self.incoming = batch.recycle();
-    }
-
-    /// Sends every frame into a port.
-    fn send(&mut self, port: &mut Port) {
-        let mut batch = mem::take(&mut self.outgoing).recycle();
-        for (buffer, (header, len)) in self.buffers.iter().zip(&self.frames) {
-            batch.push(*header, [Fragment::new(&buffer[..*len])]);
-        }
-        port.send(&batch);
-        self.outgoing = batch.recycle();
     }
 }
 
 /// A link of the hub's.
-struct Port {
+struct Member {
     name: String,
     /// `None` after an error.
-    link: Option<Soft<Box<dyn Link>>>,
-    may_have_frames: bool,
-    drops: DropCounts,
+    port: Option<Port>,
+    /// What it had carried by then.
+    past: Counters,
 }
 
-impl Port {
-    fn open(link: Box<dyn Link>, registry: &Registry, token: Token) -> io::Result<Self> {
-        let mut link = Soft::new(link);
-        link.register(registry, token)?;
-        link.accept(Offloads::ALL)?;
-        Ok(Self { name: link.name().to_owned(), link: Some(link), may_have_frames: true, drops: DropCounts::default() })
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        self.link.as_ref()?.deadline()
-    }
-
-    fn service(&mut self, now: Instant) {
-        self.may_have_frames = true;
-        self.attempt(|link| link.service(now));
-    }
-
-    fn receive(&mut self, batch: &mut RxBatch<'_>) {
-        self.attempt(|link| link.receive(batch));
-    }
-
-    fn send(&mut self, batch: &TxBatch<'_>) {
-        if let Some(taken) = self.attempt(|link| link.send(batch)) {
-            self.drops.add(DropReason::LinkFull, (batch.len() - taken) as u64);
-            self.may_have_frames |= self.link.as_ref().is_some_and(Link::answers);
+impl Member {
+    /// Does something with the link, and closes it if that fails.
+    fn attempt<T>(&mut self, act: impl FnOnce(&mut Port) -> io::Result<T>) -> Option<T> {
+        let port = self.port.as_mut()?;
+        match act(port) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                log::error!("hub: {}: {error}: the port is closed", self.name);
+                self.past = port.counters();
+                self.port = None;
+                None
+            }
         }
     }
 
     fn counters(&self) -> PortCounters {
-        let mut counters = self.link.as_ref().map(Link::counters).unwrap_or_default();
-        counters.drops.merge(&self.drops);
-        PortCounters { name: self.name.clone(), counters }
-    }
-
-    /// Does something with the link, and closes it if that fails.
-    fn attempt<T>(&mut self, act: impl FnOnce(&mut Soft<Box<dyn Link>>) -> io::Result<T>) -> Option<T> {
-        match act(self.link.as_mut()?) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                log::error!("hub: {}: {error}: the port is closed", self.name);
-                self.link = None;
-                self.may_have_frames = false;
-                None
-            }
-        }
+        PortCounters { name: self.name.clone(), counters: self.port.as_ref().map_or(self.past, Port::counters) }
     }
 }
 

@@ -4,7 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use link::{Capabilities, Checksum, GsoType, LinkState, Null};
+use link::{
+    Capabilities, Checksum, DropReason, Fragment, FragmentMut, GsoType, LinkState, Null, Offloads, RxBatch, TxBatch,
+    VnetHeader,
+};
+use mio::Registry;
 
 use super::*;
 

@@ -2,23 +2,43 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `cli` `main` | the program `plug` |
 //! | `spec` | what each kind's options mean: plain data, checked before anything is opened |
 //! | `user` | the user-mode NAT |
-//! | `hub` | links joined so that each hears all others |
+//! | `coprocess` | programs whose standard input and output carry frames: `cmd`, and what `ssh` is made of |
+//! | `ssh` `stdio` | a cable to another host, and its end in this process |
+//! | `reconnect` | a link that is opened again when it has ended |
+//! | `fault` | why a link to another host has ended |
+//! | `hub` `join` | links joined so that each hears all others; two links |
+//! | `port` | a link that is joined to others, for both |
 //!
-//! [`check`] and [`open`] know every kind that exists: null, pcap, tap, user and vde.
+//! [`check`] and [`open`] know every kind that exists: cmd, listen, null, pcap, reconnect, ssh, stdio,
+//! stream, tap, user and vde.
 
+pub mod cli;
+mod coprocess;
+mod fault;
 mod hub;
+mod join;
+mod port;
+mod reconnect;
 mod spec;
+mod ssh;
+mod stdio;
 mod user;
 
+pub use fault::{Fault, FaultKind};
 pub use hub::{Cable, Hub, PortCounters, cable};
+pub use join::{Ending, Join};
+pub use reconnect::{Pauses, Reconnect};
 pub use spec::{BringUp, Spec, TapSpec};
+pub use ssh::{Ssh, SshConfig};
+pub use stdio::Stdio;
 pub use user::{User, UserError};
 
 use std::io;
 
-use link::{Link, Locator, LocatorError, PcapError, TapError, VdeError};
+use link::{Link, Locator, LocatorError, PcapError, StreamError, TapError, VdeError};
 
 /// Why a link cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +55,17 @@ pub enum OpenError {
     /// A VDE switch.
     #[error(transparent)]
     Vde(#[from] VdeError),
+    /// A stream.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A program.
+    #[error("{name}: {}", link::reason(.source))]
+    Start {
+        /// The link.
+        name: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The user-mode NAT.
     #[error(transparent)]
     User(#[from] UserError),
@@ -54,6 +85,28 @@ pub enum OpenError {
         /// What the operating system said.
         source: io::Error,
     },
+}
+
+impl OpenError {
+    /// What it means for a cable.
+    #[must_use]
+    pub fn kind(&self) -> FaultKind {
+        let denied_or = |source: &io::Error, kind| match source.kind() {
+            io::ErrorKind::PermissionDenied => FaultKind::Denied,
+            _ => kind,
+        };
+        match self {
+            Self::Vde(VdeError::Group { .. } | VdeError::NotDirectory(_)) => FaultKind::Failed,
+            Self::Vde(VdeError::System { source, .. }) => denied_or(source, FaultKind::Unavailable),
+            Self::Vde(_) => FaultKind::Unavailable,
+            Self::Stream(StreamError::Resolve { .. }) => FaultKind::Transport,
+            Self::Tap(TapError::System { source, .. }) => denied_or(source, FaultKind::Failed),
+            Self::Start { source, .. } | Self::Stream(StreamError::System { source, .. }) => {
+                denied_or(source, FaultKind::Failed)
+            }
+            _ => FaultKind::Failed,
+        }
+    }
 }
 
 /// Holds a locator's options against its kind; opens nothing.

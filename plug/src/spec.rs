@@ -7,13 +7,20 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use link::datagram::JUMBO_MTU;
+use link::stream::{Opening, Role, StreamAddress};
 use link::vde::wire::{MAX_PORT, Request};
 use link::{
-    Link, Locator, LocatorError, Null, Options, Pcap, PcapConfig, Resolution, Soft, Tap, TapError, Vde, VdeConfig,
+    Link, Locator, LocatorError, Null, Options, Pcap, PcapConfig, Resolution, Soft, StreamConfig, StreamSocket, Tap,
+    TapError, Vde, VdeConfig,
 };
 
+use crate::coprocess::Cmd;
+use crate::reconnect::{Pauses, Reconnect};
+use crate::ssh::{Ssh, SshConfig};
+use crate::stdio::Stdio;
 use crate::{OpenError, User};
 
 /// A link to be opened.
@@ -27,6 +34,28 @@ pub enum Spec {
     Tap(TapSpec),
     /// `vde://DIR[PORT]?port=N&group=NAME&mode=OCTAL&mtu=BYTES&description=TEXT`: a port of a VDE switch.
     Vde(VdeConfig),
+    /// `stream://HOST:PORT`, `stream:///PATH`, and `listen://` alike: a connection in QEMU's framing.
+    Stream(StreamConfig),
+    /// `stdio://`: standard input and output, in VDE's framing.
+    Stdio(Opening),
+    /// `cmd://COMMAND`: a program in VDE's framing; its name as a link, and its command line.
+    Cmd {
+        /// The locator, for messages.
+        name: String,
+        /// The program and its arguments; not empty.
+        argv: Vec<String>,
+    },
+    /// `ssh://[USER@]HOST[:PORT]/SWITCH`: a cable to another host.
+    Ssh(SshConfig),
+    /// `reconnect://{LOCATOR}?min=SECONDS&max=SECONDS`: a link that is opened again when it has ended.
+    Reconnect {
+        /// The inner link's locator, for messages.
+        name: String,
+        /// The link.
+        inner: Box<Spec>,
+        /// The pauses between tries.
+        pauses: Pauses,
+    },
     /// `user://`: the name under which its messages appear, and its settings.
     User(String, Box<slirp::Config>),
 }
@@ -69,6 +98,12 @@ impl Spec {
             "pcap" => parse_pcap(locator.clone()),
             "tap" => parse_tap(locator.clone()),
             "vde" => parse_vde(locator.clone()),
+            "stream" | "listen" => parse_stream(locator.clone()),
+            "socket" => parse_socket(locator.clone()),
+            "stdio" => parse_stdio(locator.clone()),
+            "cmd" => parse_cmd(locator.clone()),
+            "ssh" => SshConfig::parse(locator.clone()).map(Self::Ssh),
+            "reconnect" => parse_reconnect(locator.clone()),
             "user" => Ok(Self::User(locator.to_string(), Box::new(User::config(locator)?))),
             unknown => Err(LocatorError::UnknownKind(unknown.to_owned())),
         }
@@ -84,6 +119,21 @@ impl Spec {
             Self::Pcap(config) => Box::new(Pcap::create(Null::default(), &config)?),
             Self::Tap(tap) => Box::new(Soft::new(tap.open()?)),
             Self::Vde(config) => Box::new(Soft::new(Vde::open(&config)?)),
+            Self::Stream(config) => Box::new(Soft::new(StreamSocket::open(config)?)),
+            Self::Stdio(opening) => {
+                let opened = Stdio::open(opening);
+                let error = |source| OpenError::Host { act: "use standard input and output", source };
+                Box::new(Soft::new(opened.map_err(error)?))
+            }
+            Self::Cmd { name, argv } => {
+                let started = Cmd::open(name.clone(), &argv);
+                Box::new(Soft::new(started.map_err(|source| OpenError::Start { name, source })?))
+            }
+            Self::Ssh(config) => {
+                let name = config.name.clone();
+                Box::new(Soft::new(Ssh::open(config).map_err(|source| OpenError::Start { name, source })?))
+            }
+            Self::Reconnect { name, inner, pauses } => Box::new(Soft::new(Reconnect::open(name, *inner, pauses)?)),
             Self::User(name, config) => Box::new(Soft::new(User::new(name, *config)?)),
         })
     }
@@ -221,6 +271,99 @@ fn parse_vde(mut locator: Locator) -> Result<Spec, LocatorError> {
     Ok(Spec::Vde(config))
 }
 
+/// `stream://` and `listen://`, and QEMU's `stream,server=on,addr.type=inet,addr.host=…,addr.port=…`.
+fn parse_stream(mut locator: Locator) -> Result<Spec, LocatorError> {
+    let name = locator.to_string();
+    let address = std::mem::take(&mut locator.address);
+    let options = &mut locator.options;
+    let is_server = options.take_switch("server")?.unwrap_or(locator.scheme == "listen");
+    let kind = options.take("addr.type")?;
+    let (host, port, path) = (options.take("addr.host")?, options.take("addr.port")?, options.take("addr.path")?);
+    let address = match (kind.as_deref(), address.as_str()) {
+        (None, "") => return Err(options.bad_value("address", "", &"expected HOST:PORT, or a path")),
+        (None, path) if path.starts_with('/') => StreamAddress::Unix(path.into()),
+        (None, inet) => StreamAddress::Inet(inet.to_owned()),
+        (Some("unix"), "") => match path {
+            Some(path) if !path.is_empty() => StreamAddress::Unix(path.into()),
+            _ => return Err(options.bad_value("addr.path", "", &"expected a path")),
+        },
+        (Some("inet"), "") => match (host, port) {
+            (host, Some(port)) => StreamAddress::Inet(format!("{}:{port}", host.unwrap_or_default())),
+            _ => return Err(options.bad_value("addr.port", "", &"expected a port")),
+        },
+        (Some(other), _) => return Err(options.bad_value("addr.type", other, &"expected inet or unix")),
+    };
+    let pause = match (take_seconds(options, "reconnect")?, options.take_parsed::<u64>("reconnect-ms")?) {
+        (Some(_), Some(_)) => return Err(options.bad_value("reconnect-ms", "", &"reconnect is given already")),
+        (seconds, milliseconds) => seconds.or(milliseconds.map(Duration::from_millis)),
+    };
+    let role = if is_server { Role::Listen } else { Role::Connect(pause.filter(|pause| !pause.is_zero())) };
+    checked_inet(options, &address)?;
+    locator.options.finish()?;
+    Ok(Spec::Stream(StreamConfig { name, address, role }))
+}
+
+/// QEMU's `socket,connect=HOST:PORT` and `socket,listen=[HOST]:PORT`.
+fn parse_socket(mut locator: Locator) -> Result<Spec, LocatorError> {
+    let name = locator.to_string();
+    let options = &mut locator.options;
+    let (address, role) = match (options.take("connect")?, options.take("listen")?) {
+        (Some(address), None) => (address, Role::Connect(None)),
+        (None, Some(address)) => (address, Role::Listen),
+        _ => return Err(options.bad_value("connect", "", &"expected connect=HOST:PORT or listen=[HOST]:PORT")),
+    };
+    let address = StreamAddress::Inet(address);
+    checked_inet(options, &address)?;
+    locator.options.finish()?;
+    Ok(Spec::Stream(StreamConfig { name, address, role }))
+}
+
+/// Holds `HOST:PORT` against its form; who the host is, is found out when the link is opened.
+fn checked_inet(options: &Options, address: &StreamAddress) -> Result<(), LocatorError> {
+    match address {
+        StreamAddress::Inet(text) if text.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) => {
+            Err(options.bad_value("address", text, &"expected HOST:PORT"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn parse_stdio(locator: Locator) -> Result<Spec, LocatorError> {
+    no_address(&locator)?;
+    locator.options.finish()?;
+    Ok(Spec::Stdio(Opening::Greet))
+}
+
+fn parse_cmd(locator: Locator) -> Result<Spec, LocatorError> {
+    let name = locator.to_string();
+    let command = locator.address;
+    if command.is_empty() {
+        return Err(locator.options.bad_value("command", "", &"expected a command, as in cmd://vde_plug /run/lab"));
+    }
+    locator.options.finish()?;
+    Ok(Spec::Cmd { name, argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), command] })
+}
+
+fn parse_reconnect(mut locator: Locator) -> Result<Spec, LocatorError> {
+    let inner = locator.take_nested()?;
+    let options = &mut locator.options;
+    let mut pauses = Pauses::default();
+    if let Some(min) = take_seconds(options, "min")? {
+        pauses.min = min;
+    }
+    pauses.max = take_seconds(options, "max")?.unwrap_or(pauses.max).max(pauses.min);
+    locator.options.finish()?;
+    Ok(Spec::Reconnect { name: inner.to_string(), inner: Box::new(Spec::parse(&inner)?), pauses })
+}
+
+/// A time, in seconds and parts of them, of at most a day.
+fn take_seconds(options: &mut Options, key: &str) -> Result<Option<Duration>, LocatorError> {
+    let Some(text) = options.take(key)? else { return Ok(None) };
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=86400.0).contains(seconds));
+    let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.map(Some).ok_or_else(|| options.bad_value(key, &text, &"expected seconds, 0 to 86400"))
+}
+
 /// What stands behind `://`, or the value of the key that says the same in QEMU's spelling.
 fn address_or(locator: &mut Locator, key: &str) -> Result<String, LocatorError> {
     match locator.options.take(key)? {
@@ -276,6 +419,21 @@ mod tests {
         let config = PcapConfig { snap_len: 96, resolution: Resolution::Nano, ..PcapConfig::new("/tmp/x.pcap") };
         assert_eq!(ours("pcap:///tmp/x.pcap?len=96&time=nano"), Ok(Spec::Pcap(config.clone())));
         assert_eq!(qemu("pcap,file=/tmp/x.pcap,len=96,time=nano"), Ok(Spec::Pcap(config)));
+        let stream = |address, role| match address {
+            Ok(Spec::Stream(config)) => config.role == role && config.address == StreamAddress::Inet("h:1".to_owned()),
+            other => panic!("{other:?}"),
+        };
+        assert!(stream(ours("stream://h:1"), Role::Connect(None)) && stream(ours("listen://h:1"), Role::Listen));
+        assert!(stream(qemu("stream,server=on,addr.type=inet,addr.host=h,addr.port=1"), Role::Listen));
+        let again = Role::Connect(Some(Duration::from_millis(1500)));
+        assert!(stream(ours("stream://h:1?reconnect=1.5"), again));
+        assert!(stream(qemu("stream,addr.type=inet,addr.host=h,addr.port=1,reconnect-ms=1500"), again));
+        assert!(stream(qemu("socket,connect=h:1"), Role::Connect(None)));
+        assert!(stream(qemu("socket,listen=h:1"), Role::Listen));
+        let Ok(Spec::Cmd { argv, .. }) = ours("cmd://echo '?x=%20&' | cat") else { panic!() };
+        assert_eq!(argv[2], "echo '?x=%20&' | cat");
+        let Ok(Spec::Reconnect { inner, pauses, .. }) = ours("reconnect://{vde:///x?port=2}?max=9") else { panic!() };
+        assert_eq!((*inner, pauses.max), (ours("vde:///x?port=2").unwrap(), Duration::from_secs(9)));
         assert_eq!(ours("null://"), Ok(Spec::Null));
         assert!(matches!(qemu("user,hostfwd=tcp::2222-:22"), Ok(Spec::User(..))));
         let vde = VdeConfig {
@@ -319,6 +477,11 @@ mod tests {
         refused("vde:///run/lab[x]", "vde: port=x: expected 0 (any) to 16777215");
         refused("vde:///run/lab?mode=888", "vde: mode=888: expected permissions in octal");
         refused("vde:///run/lab?mtu=9217", "vde: mtu=9217: expected 68 to 9216 bytes");
+        refused("stream://host", "stream: address=host: expected HOST:PORT");
+        refused("listen://h:1?reconnect=-1", "listen: reconnect=-1: expected seconds");
+        refused("cmd://", "cmd: command=: expected a command");
+        refused("reconnect://vde:///x", "reconnect: expected a locator in braces");
+        refused("reconnect://{vde:///x?colour=1}", "vde: unknown option 'colour'");
         refused("user://?nett=1", "user: unknown option 'nett'");
     }
 

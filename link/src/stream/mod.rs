@@ -36,6 +36,8 @@ use wire::{Decoder, Framing, Garbage, Item};
 
 /// Bytes that wait to be written at most: 3 ms at 1.4 Gbit/s, and eight of the longest frames.
 const QUEUE_BYTES: usize = 512 * 1024;
+/// Bytes before a hello at most.
+const MAX_NOISE: usize = 64 * 1024;
 /// Vectors of one system call (`UIO_MAXIOV`).
 const MAX_VECTORS: usize = 1024;
 
@@ -93,9 +95,29 @@ impl FrameStream {
         self.agreement.sends == Framing::Etherloom
     }
 
-    /// The decoder, for an owner that waits for the far side's first word.
-    pub fn decoder(&mut self) -> &mut Decoder {
-        &mut self.decoder
+    /// Reads on until the far side says hello; returns what came before that, which is skipped, or nothing as long as
+    /// there is no hello. For a far side that is ours, behind others that may have their say first.
+    ///
+    /// # Errors
+    /// The stream has ended, or too much came before.
+    pub fn await_hello(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(at) = wire::find_line(self.decoder.rest()) {
+                let noise = self.decoder.rest()[..at].to_vec();
+                self.decoder.skip(at);
+                return Ok(Some(noise));
+            }
+            if self.decoder.rest().len() > MAX_NOISE {
+                return Err(invalid(Garbage::of(self.decoder.rest())));
+            }
+            match self.input.read(self.decoder.room()) {
+                Ok(0) if self.decoder.rest().is_empty() => return Err(io::ErrorKind::NotConnected.into()),
+                Ok(0) => return Err(invalid(Garbage::of(self.decoder.rest()))),
+                Ok(len) => self.decoder.filled(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// What may be sent.

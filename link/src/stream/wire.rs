@@ -109,6 +109,11 @@ pub fn turn() -> Vec<u8> {
     [MAGIC, b"go\n".as_slice()].concat()
 }
 
+/// Where the first line of ours begins.
+pub(super) fn find_line(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(MAGIC.len()).position(|window| window == MAGIC)
+}
+
 /// A place among the offloads.
 type Flag = fn(&mut Offloads) -> &mut bool;
 const OFFLOADS: [(&str, Flag); 4] = [
@@ -139,7 +144,8 @@ pub enum Item<'a> {
 pub struct Garbage(pub Vec<u8>);
 
 impl Garbage {
-    fn of(bytes: &[u8]) -> Self {
+    /// What came, as far as it is shown.
+    pub(super) fn of(bytes: &[u8]) -> Self {
         Self(bytes[..bytes.len().min(256)].to_vec())
     }
 }

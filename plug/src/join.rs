@@ -1,0 +1,138 @@
+//! Two links joined: what one delivers goes into the other, until one of them ends or a signal comes.
+//!
+//! One thread, one event loop, which wakes for a link's readiness or deadline, for interfaces that go up or down, and for
+//! signals. Backpressure is decided here, and it is always *drop*: what a link does not take at once is counted as
+//! [`link::DropReason::LinkFull`].
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use link::{Counters, InterfaceWatch, Link, LinkState};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use program::signals::Signals;
+
+use crate::port::{Memory, Port};
+
+/// Turns of each link after which the event loop looks at everything else again.
+const TURNS: usize = 16;
+const SIGNALS: Token = Token(2);
+const INTERFACES: Token = Token(3);
+
+/// Two links, and what wakes for them.
+pub struct Join {
+    poll: Poll,
+    ports: [Port; 2],
+    /// Carrier when it was last looked at.
+    carriers: [LinkState; 2],
+    memory: Memory,
+    signals: Signals,
+    interfaces: InterfaceWatch,
+}
+
+/// How a join has ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// By a signal.
+    Signal,
+    /// By the end of a link, which has this name.
+    Link(String, io::Error),
+}
+
+impl Join {
+    /// Takes over two links that take every offload.
+    ///
+    /// # Errors
+    /// A link cannot be polled.
+    pub fn new(links: [Box<dyn Link>; 2], signals: Signals) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let [first, second] = links;
+        let first = Port::open(first, poll.registry(), Token(0))?;
+        let ports = [first, Port::open(second, poll.registry(), Token(1))?];
+        poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+        let interfaces = InterfaceWatch::open()?;
+        poll.registry().register(&mut SourceFd(&interfaces.as_raw_fd()), INTERFACES, Interest::READABLE)?;
+        let carriers = [ports[0].state(), ports[1].state()];
+        Ok(Self { poll, ports, carriers, memory: Memory::default(), signals, interfaces })
+    }
+
+    /// Runs until the end.
+    ///
+    /// # Errors
+    /// The event loop fails.
+    pub fn run(&mut self) -> io::Result<Ending> {
+        let mut events = Events::with_capacity(8);
+        // A link may have been ready, or due, before it was registered.
+        let mut is_first = true;
+        loop {
+            match self.poll.poll(&mut events, if is_first { Some(Duration::ZERO) } else { self.timeout() }) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            let is_told = |token| events.iter().any(|event| event.token() == token);
+            if is_told(SIGNALS) && std::iter::from_fn(|| self.signals.take()).any(|signal| signal != libc::SIGCONT) {
+                return Ok(Ending::Signal);
+            }
+            if is_told(INTERFACES) && self.interfaces.take() {
+                self.ports.iter_mut().for_each(Port::look_again);
+            }
+            let now = Instant::now();
+            for index in 0..2 {
+                let port = &mut self.ports[index];
+                let is_due = port.deadline().is_some_and(|deadline| deadline <= now);
+                if (is_first || is_due || is_told(Token(index)))
+                    && let Err(error) = port.service(now)
+                {
+                    return Ok(self.ended(index, error));
+                }
+            }
+            is_first = false;
+            for _ in 0..TURNS {
+                for index in 0..2 {
+                    if let Err((index, error)) = self.take_turn(index) {
+                        return Ok(self.ended(index, error));
+                    }
+                }
+            }
+            self.look_at_carriers();
+        }
+    }
+
+    /// What each link has carried and dropped, with its name.
+    pub fn counters(&self) -> impl Iterator<Item = (&str, Counters)> {
+        self.ports.iter().map(|port| (port.name(), port.counters()))
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.ports.iter().any(|port| port.may_have_frames) {
+            return Some(Duration::ZERO);
+        }
+        let deadline = self.ports.iter().filter_map(Port::deadline).min()?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Forwards one batch of a link's frames; an error is that of the link with this index.
+    fn take_turn(&mut self, index: usize) -> Result<(), (usize, io::Error)> {
+        let [first, second] = &mut self.ports;
+        let (from, to) = if index == 0 { (first, second) } else { (second, first) };
+        if !from.may_have_frames || !self.memory.receive(from).map_err(|error| (index, error))? {
+            return Ok(());
+        }
+        self.memory.send(to).map_err(|error| (1 - index, error))
+    }
+
+    fn ended(&self, index: usize, error: io::Error) -> Ending {
+        Ending::Link(self.ports[index].name().to_owned(), error)
+    }
+
+    fn look_at_carriers(&mut self) {
+        for (port, before) in self.ports.iter().zip(&mut self.carriers) {
+            let state = port.state();
+            if *before != state {
+                *before = state;
+                log::info!("{}: {}", port.name(), if state == LinkState::Up { "carrier" } else { "no carrier" });
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `plug`, `vde_plug` and `dpipe`: reads the command line, joins the links, and turns the end into an exit status.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use nix::syslog::{Facility, LogFlags, Severity, openlog, syslog};
+use plug::cli::{self, Invocation, JoinConfig};
+use plug::{Ending, FaultKind, Join};
+use program::messages::{invocation_name, speaker, start_log};
+use program::process::{self, PidFile};
+use program::signals::Signals;
+
+fn main() -> ExitCode {
+    start_log();
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    match cli::parse(&invocation_name(), words) {
+        Err(error) => {
+            eprintln!("{}: {error}", speaker());
+            ExitCode::from(error.status())
+        }
+        Ok(Invocation::Print(text)) => match std::io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Ok(Invocation::Join(config)) => match join(*config) {
+            Ok(status) => ExitCode::from(status),
+            Err(error) => {
+                eprintln!("{}: {error}", speaker());
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+/// Joins two links until the end; returns the exit status.
+fn join(config: JoinConfig) -> anyhow::Result<u8> {
+    process::raise_descriptor_limit();
+    let background = if config.daemon { Some(process::daemonize()?) } else { None };
+    let signals = Signals::block()?;
+    let _pid_file = config.pidfile.as_deref().map(PidFile::create).transpose()?;
+    let [first, second] = config.links.map(plug::Spec::open);
+    let links = match (first, second) {
+        (Ok(first), Ok(second)) => [first, second],
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("{}: {error}", speaker());
+            return Ok(error.kind().status());
+        }
+    };
+    let mut join = Join::new(links, signals)?;
+    if let Some(background) = background {
+        background.detach()?;
+    }
+    let _log = config.syslog.then(SystemLog::start);
+    let ending = join.run()?;
+    for (name, counters) in join.counters() {
+        let drops: Vec<_> = counters.drops.iter().map(|(reason, frames)| format!("{frames} {reason}")).collect();
+        let (sent, received) = (counters.tx_frames, counters.rx_frames);
+        log::info!("{name}: {sent} frames sent, {received} received; dropped: [{}]", drops.join(", "));
+    }
+    let Ending::Link(name, error) = ending else { return Ok(0) };
+    let kind = FaultKind::of(&error);
+    let words = if error.to_string().contains("://") { error.to_string() } else { format!("{name}: {error}") };
+    if kind == FaultKind::Ended {
+        log::info!("{words}");
+    } else {
+        eprintln!("{}: {words}", speaker());
+    }
+    Ok(kind.status())
+}
+
+/// A start and a stop in the system's log.
+struct SystemLog;
+
+impl SystemLog {
+    fn start() -> Self {
+        // Without a system log nothing is said.
+        let _ = openlog(None::<&std::ffi::CStr>, LogFlags::LOG_PID, Facility::LOG_DAEMON);
+        let _ = syslog(Severity::LOG_INFO, "START");
+        Self
+    }
+}
+
+impl Drop for SystemLog {
+    fn drop(&mut self) {
+        let _ = syslog(Severity::LOG_INFO, "STOP");
+    }
+}

@@ -1,0 +1,327 @@
+//! `ssh://[USER@]HOST[:PORT]/SWITCH`: a cable to another host by the user's own ssh.
+//!
+//! Theory of operation. `ssh` runs `plug --cable SWITCH` on the far side, whose first word is a hello (see
+//! `link::stream::wire`), so both ends know that they are ours. Where there is no plug (the shell's status 127), vde_plug is
+//! run instead, and frames pass in its framing. Who admits whom, by which key, through which other hosts: that is ssh's
+//! business and its configuration's. Ours is only what a cable needs: no terminal, no compression (frames of guests do not
+//! shrink, and it costs more than it saves), and to be told when the far side is silent.
+//!
+//! The command that is run can be named as for git: the option `ssh`, then the environment's `PLUG_SSH`; either is a line
+//! for the shell, and stands before our own arguments, so that its settings win over ours (ssh_config(5)).
+//!
+//! Neighbours: `coprocess` for the running of it, `reconnect` for doing it again.
+
+use std::io;
+use std::process::Command;
+use std::time::Instant;
+
+use link::{Capabilities, Counters, DropCounts, Link, LinkState, Locator, LocatorError, Offloads, RxBatch, TxBatch};
+use mio::{Registry, Token};
+
+use crate::coprocess::{Begin, Coprocess, End};
+use crate::fault::FaultKind;
+
+/// The far side's program, unless it is told otherwise.
+const REMOTE: &str = "plug";
+/// What is run where there is no plug.
+const FALLBACK: &str = "vde_plug";
+/// The shell's status for a command that does not exist (POSIX.1-2017 XCU 2.8.2).
+const NOT_FOUND: i32 = 127;
+/// What ssh says when it has failed itself (ssh(1)).
+const SSH_FAILED: i32 = 255;
+/// What ssh is told, unless its command line says something else before.
+const SETTINGS: [&str; 4] = ["Compression=no", "ServerAliveInterval=5", "ServerAliveCountMax=3", "ConnectTimeout=4"];
+/// Words of ssh's that mean that another try will not help.
+const DENIALS: [&str; 4] = [
+    "Permission denied",
+    "Host key verification failed",
+    "Too many authentication failures",
+    "No supported authentication",
+];
+
+/// A cable to be laid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshConfig {
+    /// The locator, for messages.
+    pub name: String,
+    /// As whom.
+    pub user: Option<String>,
+    /// The host, or its alias in ssh's configuration.
+    pub host: String,
+    /// The port.
+    pub port: Option<u16>,
+    /// What to join on the far side: a switch's directory or a locator; empty for its usual switch.
+    pub target: String,
+    /// The command line that stands for ssh.
+    pub ssh: Option<String>,
+    /// The program on the far side, which may have arguments.
+    pub remote: Option<String>,
+}
+
+impl SshConfig {
+    /// Takes a locator apart: `ssh://[USER@]HOST[:PORT][/DIR]?ssh=COMMAND&remote=PROGRAM&locator=LOCATOR`.
+    ///
+    /// # Errors
+    /// [`LocatorError`] names what does not fit.
+    pub fn parse(mut locator: Locator) -> Result<Self, LocatorError> {
+        let name = locator.to_string();
+        let address = std::mem::take(&mut locator.address);
+        let options = &mut locator.options;
+        let (place, dir) = address.find('/').map_or((address.as_str(), ""), |at| address.split_at(at));
+        let bad = |why: &str| options.bad_value("host", place, &why);
+        let (user, place) =
+            place.rsplit_once('@').map_or((None, place), |(user, place)| (Some(user.to_owned()), place));
+        let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, port)) => (host, port),
+            None => place.find(':').map_or((place, ""), |at| place.split_at(at)),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(port) => Some(port.parse().map_err(|_| bad("expected a port, 1 to 65535, behind the colon"))?),
+            None if port.is_empty() => None,
+            None => return Err(bad("expected [USER@]HOST[:PORT]")),
+        };
+        // A host that begins with a dash would be an option of ssh's.
+        let is_odd = |text: &str| text.is_empty() || text.starts_with('-') || text.contains(char::is_whitespace);
+        if is_odd(host) || user.as_deref().is_some_and(is_odd) {
+            return Err(bad("expected [USER@]HOST[:PORT]"));
+        }
+        let host = host.to_owned();
+        let target = match options.take("locator")? {
+            Some(target) if dir.is_empty() => target,
+            Some(target) => return Err(options.bad_value("locator", &target, &format!("'{dir}' is given already"))),
+            None => dir.to_owned(),
+        };
+        let (ssh, remote) = (options.take("ssh")?, options.take("remote")?);
+        locator.options.finish()?;
+        Ok(Self { name, user, host, port, target, ssh, remote })
+    }
+
+    /// The command line, with this one on the far side.
+    fn command(&self, remote: &str) -> Command {
+        let by_hand = self.ssh.clone().or_else(|| std::env::var("PLUG_SSH").ok()).filter(|words| !words.is_empty());
+        let mut command = match by_hand {
+            Some(words) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", &format!("{words} \"$@\""), "ssh"]);
+                shell
+            }
+            None => Command::new("ssh"),
+        };
+        command.args(["-T", "-x"]).args(SETTINGS.iter().flat_map(|setting| ["-o", setting]));
+        if let Some(port) = self.port {
+            command.args(["-p", &port.to_string()]);
+        }
+        if let Some(user) = &self.user {
+            command.args(["-l", user]);
+        }
+        command.args(["--", &self.host, remote]);
+        command
+    }
+
+    fn start(&self, far: Far) -> io::Result<Coprocess> {
+        let target = quoted(&self.target);
+        let (remote, begin) = match far {
+            Far::Plug => (format!("{} --cable {target}", self.remote.as_deref().unwrap_or(REMOTE)), Begin::Hello),
+            Far::VdePlug => (format!("{} {target}", self.remote.as_deref().unwrap_or(FALLBACK)), Begin::Frames),
+        };
+        let started = Coprocess::start(self.command(remote.trim_end()), &self.name, &self.host, begin);
+        started.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => FaultKind::Transport.error(format!("{}: ssh is not installed", self.name)),
+            _ => error,
+        })
+    }
+
+    /// Whether the far side was said to be vde_plug.
+    fn first(&self) -> Far {
+        let program = self.remote.as_deref().and_then(|remote| remote.split_whitespace().next()).unwrap_or(REMOTE);
+        if program.rsplit('/').next() == Some(FALLBACK) { Far::VdePlug } else { Far::Plug }
+    }
+}
+
+/// What runs on the far side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Far {
+    Plug,
+    VdePlug,
+}
+
+/// A cable to another host.
+pub struct Ssh {
+    config: SshConfig,
+    far: Far,
+    process: Coprocess,
+    watch: Option<(Registry, Token)>,
+    drops: DropCounts,
+}
+
+impl Ssh {
+    /// Starts ssh; it connects later.
+    ///
+    /// # Errors
+    /// There is no ssh.
+    pub fn open(config: SshConfig) -> io::Result<Self> {
+        let far = config.first();
+        let process = config.start(far)?;
+        Ok(Self { config, far, process, watch: None, drops: DropCounts::default() })
+    }
+
+    /// Runs vde_plug instead.
+    fn fall_back(&mut self) -> io::Result<()> {
+        log::warn!(
+            "{}: there is no {REMOTE} on the far side: {FALLBACK} is run, and frames pass whole",
+            self.config.name
+        );
+        self.drops.merge(&self.process.counters().drops);
+        self.far = Far::VdePlug;
+        self.process = self.config.start(self.far)?;
+        if let Some((registry, token)) = &self.watch {
+            self.process.register(registry, *token)?;
+        }
+        Ok(())
+    }
+
+    /// What the end of ssh means.
+    fn fault(&self, end: &End) -> io::Error {
+        let name = &self.config.name;
+        let words = end.last_words.last().map(|words| format!(": {words}")).unwrap_or_default();
+        let code = end.status.and_then(|status| status.code());
+        let is_denied = end.last_words.iter().any(|line| DENIALS.iter().any(|denial| line.contains(denial)));
+        let kind = code.and_then(|code| u8::try_from(code).ok()).and_then(FaultKind::of_status);
+        match (code, kind) {
+            (Some(SSH_FAILED), _) if is_denied => FaultKind::Denied.error(format!("{name}: not admitted{words}")),
+            (Some(SSH_FAILED), _) => FaultKind::Transport.error(format!("{name}: ssh has failed{words}")),
+            (Some(NOT_FOUND), _) => {
+                FaultKind::Unavailable.error(format!("{name}: neither {REMOTE} nor {FALLBACK} is there{words}"))
+            }
+            _ if FaultKind::of(&end.error) == FaultKind::Protocol => {
+                FaultKind::Protocol.error(format!("{name}: {}", end.error))
+            }
+            (_, Some(FaultKind::Ended)) if end.has_run => {
+                FaultKind::Ended.error(format!("{name}: the far side has ended"))
+            }
+            (_, Some(kind)) if kind != FaultKind::Ended => kind.error(format!("{name}: the far side has ended{words}")),
+            _ => FaultKind::Transport.error(format!("{name}: the connection has ended{words}")),
+        }
+    }
+}
+
+impl Link for Ssh {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.process.capabilities()
+    }
+
+    /// The far side was told that everything is received.
+    fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
+        if offloads.any_segmentation() { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
+    }
+
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.watch = Some((registry.try_clone()?, token));
+        self.process.register(registry, token)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.watch = None;
+        self.process.deregister(registry)
+    }
+
+    fn service(&mut self, now: Instant) -> io::Result<()> {
+        let Some(end) = self.process.service(now) else { return Ok(()) };
+        let is_missing = end.status.is_some_and(|status| status.code() == Some(NOT_FOUND));
+        if is_missing && self.far == Far::Plug && self.config.remote.is_none() {
+            return self.fall_back();
+        }
+        Err(self.fault(&end))
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.process.deadline()
+    }
+
+    fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
+        self.process.send(batch);
+        Ok(batch.len())
+    }
+
+    fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
+        Ok(self.process.receive(batch))
+    }
+
+    fn state(&self) -> LinkState {
+        if self.process.is_up() { LinkState::Up } else { LinkState::Down }
+    }
+
+    fn counters(&self) -> Counters {
+        let mut counters = self.process.counters();
+        counters.drops.merge(&self.drops);
+        counters
+    }
+}
+
+/// A word as every shell takes it for one, and as it is if nothing in it means something to a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/_.:@%+=,-".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<SshConfig, LocatorError> {
+        SshConfig::parse(text.parse()?)
+    }
+
+    fn words(config: &SshConfig) -> Vec<String> {
+        let command = config.command("plug --cable /run/lab");
+        std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a_locator_says_who_where_and_what() {
+        let config = parse("ssh://root@[::1]:2222/run/lab").unwrap();
+        assert_eq!((config.user.as_deref(), config.host.as_str(), config.port), (Some("root"), "::1", Some(2222)));
+        assert_eq!(config.target, "/run/lab");
+        let config = parse("ssh://gate").unwrap();
+        assert_eq!(
+            (config.user, config.host.as_str(), config.port, config.target),
+            (None, "gate", None, String::new())
+        );
+        assert_eq!(parse("ssh://gate?locator=tap://tap0").unwrap().target, "tap://tap0");
+        for text in ["ssh://", "ssh://-oProxyCommand=x/", "ssh://a b/", "ssh://host:x/", "ssh://[::1]x/", "ssh://-u@h/"]
+        {
+            assert!(parse(text).unwrap_err().to_string().starts_with("ssh: host="), "{text}");
+        }
+        assert!(parse("ssh://h/run/x?locator=tap://t").is_err() && parse("ssh://h?colour=red").is_err());
+    }
+
+    #[test]
+    fn the_users_words_stand_before_ours() {
+        let config = parse("ssh://root@host:22/run/lab?ssh=ssh -i /tmp/id").unwrap();
+        let words = words(&config);
+        assert_eq!(words[..4], ["/bin/sh", "-c", "ssh -i /tmp/id \"$@\"", "ssh"]);
+        assert!(words.ends_with(&["-p", "22", "-l", "root", "--", "host", "plug --cable /run/lab"].map(str::to_owned)));
+        assert!(words.contains(&"Compression=no".to_owned()));
+    }
+
+    #[test]
+    fn a_shell_takes_a_quoted_word_for_one() {
+        assert_eq!(quoted("/run/lab"), "/run/lab");
+        assert_eq!(quoted("it's; rm"), r"'it'\''s; rm'");
+    }
+
+    #[test]
+    fn a_far_side_that_was_said_to_be_vde_plug_is_not_waited_for() {
+        let first = |text: &str| parse(text).unwrap().first();
+        assert_eq!(first("ssh://h/run/x"), Far::Plug);
+        assert_eq!(first("ssh://h/run/x?remote=/usr/bin/vde_plug"), Far::VdePlug);
+        assert_eq!(first("ssh://h/run/x?remote=/opt/plug"), Far::Plug);
+    }
+}

@@ -1,0 +1,67 @@
+//! `stdio://`: standard input and output as a VDE stream, as vde_plug has it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use link::stream::wire::Framing;
+use link::stream::{FrameStream, Opening};
+use link::{Capabilities, Counters, Link, Offloads, RxBatch, TxBatch};
+use mio::{Registry, Token};
+
+/// This process's standard input and output. Nothing else may be written there.
+pub struct Stdio(FrameStream);
+
+impl Stdio {
+    /// Takes them over.
+    ///
+    /// # Errors
+    /// They are closed.
+    pub fn open(opening: Opening) -> io::Result<Self> {
+        let input: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
+        let output: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
+        FrameStream::new(input, output, Framing::Vde, opening).map(Self)
+    }
+}
+
+impl Link for Stdio {
+    fn name(&self) -> &str {
+        "stdio://"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
+        self.0.accept(offloads)
+    }
+
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.0.register(registry, token)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.0.deregister(registry)
+    }
+
+    fn service(&mut self, _: Instant) -> io::Result<()> {
+        self.0.service()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.0.deadline()
+    }
+
+    fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
+        self.0.send(batch)
+    }
+
+    fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
+        self.0.receive(batch)
+    }
+
+    fn counters(&self) -> Counters {
+        self.0.counters()
+    }
+}
