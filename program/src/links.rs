@@ -4,7 +4,7 @@
 use crate::options::{Scheme, Value};
 
 /// Every kind that `plug` opens.
-pub static LINKS: [Scheme; 5] = [
+pub static LINKS: [Scheme; 11] = [
     Scheme {
         name: "tap",
         address: Value::Interface,
@@ -26,6 +26,46 @@ pub static LINKS: [Scheme; 5] = [
         form: "user://",
         help: "the user-mode NAT, with DHCP and DNS; \
                its settings are those of QEMU's -netdev user, as in user://?hostfwd=tcp::2222-:22&restrict=on",
+    },
+    Scheme {
+        name: "ssh",
+        address: Value::Text,
+        form: "ssh://USER@HOST:PORT/DIR",
+        help: "the switch of that directory on another host, by the user's own ssh (USER@ and :PORT may be left out); \
+               ssh=COMMAND is the command line for ssh, remote=PROGRAM the plug on the far side (or its vde_plug), \
+               locator=LOCATOR another link there than a switch",
+    },
+    Scheme {
+        name: "stream",
+        address: Value::Text,
+        form: "stream://HOST:PORT",
+        help: "a connection to that port, or to the Unix socket stream:///PATH, as QEMU's -netdev stream; \
+               reconnect=SECONDS tries again after so long",
+    },
+    Scheme {
+        name: "listen",
+        address: Value::Text,
+        form: "listen://HOST:PORT",
+        help: "its other end, or that of listen:///PATH: one client at a time; without HOST on every address",
+    },
+    Scheme {
+        name: "cmd",
+        address: Value::Text,
+        form: "cmd://COMMAND",
+        help: "a command of the shell's whose standard input and output are a VDE stream, as vde_plug's",
+    },
+    Scheme {
+        name: "stdio",
+        address: Value::Text,
+        form: "stdio://",
+        help: "standard input and output, as such a stream",
+    },
+    Scheme {
+        name: "reconnect",
+        address: Value::Text,
+        form: "reconnect://{LINK}",
+        help: "a link that is opened again when it has ended; \
+               min=SECONDS is the first pause (default 0.25), max=SECONDS the longest (3)",
     },
     Scheme {
         name: "pcap",

@@ -11,7 +11,8 @@ use program::links::LINKS;
 use program::options::{Operand, OptionSpec, Program, Style, Topic, Value};
 use program::{completion, help, manual};
 
-static PROGRAMS: [&Program; 2] = [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM];
+static PROGRAMS: [&Program; 4] =
+    [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM, &plug::cli::PLUG, &plug::cli::VDE_PLUG];
 
 /// Everything that is written, in a directory that goes with this.
 struct Written(PathBuf);
@@ -133,7 +134,8 @@ fn bash_completes_commands_options_and_values() {
         ("vswitch --sock /us", "/usr"),
         ("vswitch --sock=/us", "/usr"),
         ("vswitch --sock -x -g roo", "root"),
-        ("vswitch --port ", "tap:// vde:// user:// pcap:// null://"),
+        ("vswitch --port t", "tap://"),
+        ("vswitch --port s", "ssh:// stream:// stdio://"),
         ("vswitch --port pcap:///etc/hostnam", "///etc/hostname"),
         ("vswitch --port=pcap:///etc/hostnam", "///etc/hostname"),
         ("vswitch --port vde:///us", "///usr"),

@@ -15,7 +15,8 @@ use program::options::Program;
 use program::{completion, manual};
 
 /// The programs.
-static PROGRAMS: [&Program; 2] = [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM];
+static PROGRAMS: [&Program; 4] =
+    [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM, &plug::cli::PLUG, &plug::cli::VDE_PLUG];
 
 fn main() -> anyhow::Result<()> {
     let directory = std::env::args_os().nth(1).context("usage: manuals DIRECTORY")?;
