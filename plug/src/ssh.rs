@@ -188,14 +188,14 @@ impl Ssh {
         let is_denied = end.last_words.iter().any(|line| DENIALS.iter().any(|denial| line.contains(denial)));
         let kind = code.and_then(|code| u8::try_from(code).ok()).and_then(FaultKind::of_status);
         match (code, kind) {
-            (Some(SSH_FAILED), _) if is_denied => FaultKind::Denied.error(format!("{name}: not admitted{words}")),
-            (Some(SSH_FAILED), _) => FaultKind::Transport.error(format!("{name}: ssh has failed{words}")),
             (Some(NOT_FOUND), _) => {
                 FaultKind::Unavailable.error(format!("{name}: neither {REMOTE} nor {FALLBACK} is there{words}"))
             }
             _ if FaultKind::of(&end.error) == FaultKind::Protocol => {
                 FaultKind::Protocol.error(format!("{name}: {}", end.error))
             }
+            (Some(SSH_FAILED), _) if is_denied => FaultKind::Denied.error(format!("{name}: not admitted{words}")),
+            (Some(SSH_FAILED), _) => FaultKind::Transport.error(format!("{name}: ssh has failed{words}")),
             (_, Some(FaultKind::Ended)) if end.has_run => {
                 FaultKind::Ended.error(format!("{name}: the far side has ended"))
             }

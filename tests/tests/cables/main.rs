@@ -1,0 +1,13 @@
+//! Cables: `plug` and the links that reach other hosts, among the real programs they have to get along with.
+//!
+//! Each test is one lab of network namespaces (`netlab`).
+//!
+//! | module | subject |
+//! |---|---|
+//! | `ssh` | cables over a real sshd: what they carry, how they end, how they come back |
+//! | `far` | hosts with an sshd |
+
+#![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
+
+mod far;
+mod ssh;

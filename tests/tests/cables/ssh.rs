@@ -1,0 +1,184 @@
+//! Cables over a real sshd: what they carry, how they end, how they come back.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use netlab::process::{Process, Switch, program};
+use netlab::world::{Host, PATIENCE, Transfer, command, lab, lab_within, wait_until};
+
+use crate::far::{Far, start_on};
+
+/// Switches here and on a far host, in /run/a and /run/b, and a guest of each, at 10.0.0.1 and 10.0.0.2.
+struct Sides {
+    a: Switch,
+    _b: Switch,
+    far: Far,
+    left: Host,
+    right: Host,
+}
+
+impl Sides {
+    fn new() -> Self {
+        let far = Far::new("far", "192.168.7.2");
+        let a = Switch::start("a", "--port tap://tap0?mtu=9000");
+        let b = Switch::start("b", "--port tap://tap1?mtu=9000");
+        let left = Host::with("left", "tap0", "10.0.0.1/24");
+        let right = Host::with("right", "tap1", "10.0.0.2/24");
+        Self { a, _b: b, far, left, right }
+    }
+
+    fn wait_for_ping(&self) {
+        wait_until("a ping passes", PATIENCE, || self.left.reaches("10.0.0.2"));
+    }
+
+    /// What every cable carries.
+    fn carries_everything(&self) {
+        self.wait_for_ping();
+        self.right.ping("-c 3 -s 8972", "10.0.0.1");
+        assert_eq!(Transfer::start(&self.left, &self.right, "10.0.0.2:5000", 64 << 20).finish(), 64 << 20);
+        assert_eq!(Transfer::start(&self.right, &self.left, "10.0.0.1:5000", 64 << 20).finish(), 64 << 20);
+        let range = "--dhcp-range=10.0.0.50,10.0.0.60,1h --port=0 --bind-interfaces --interface=tap0";
+        let line = format!("dnsmasq -d -C /dev/null --dhcp-leasefile=/run/leases --user=root {range}");
+        let mut server = Process::start(&self.left.line(&line));
+        server.wait_for("DHCP, sockets bound");
+        let lease = self.right.run("busybox udhcpc -i tap1 -q -n -f -t 10 -T 1 -s /bin/true");
+        drop(lease);
+        server.wait_for("DHCPACK");
+    }
+}
+
+#[test]
+fn a_cable_of_one_command_carries_ping_tcp_and_dhcp() {
+    lab(|| {
+        let sides = Sides::new();
+        let mut cable = start_on(&Host::HERE, &format!("plug /run/a {}", sides.far.locator("/run/b")));
+        sides.carries_everything();
+        // The offload reached the far side: fewer frames than segments of 8960 bytes.
+        let bytes = sides.a.port(1)["receive_bytes"].as_u64().unwrap();
+        let frames = sides.a.port(1)["receive_frames"].as_u64().unwrap();
+        assert!(bytes / frames > 9100, "{bytes} bytes in {frames} frames");
+        cable.signal(libc::SIGTERM);
+        assert_eq!(cable.wait(PATIENCE).code(), Some(0), "{}", cable.said());
+    });
+}
+
+#[test]
+fn dpipe_and_ssh_join_two_plugs() {
+    lab(|| {
+        let sides = Sides::new();
+        let (plug, far) = (program("plug"), sides.far.ssh("plug /run/b"));
+        let mut cable = Process::start(&format!("dpipe {} /run/a = {far}", plug.display()));
+        sides.carries_everything();
+        cable.signal(libc::SIGTERM);
+        cable.wait(PATIENCE);
+    });
+}
+
+#[test]
+fn the_original_vde_plug_serves_on_the_far_side() {
+    lab(|| {
+        let sides = Sides::new();
+        let cable =
+            start_on(&Host::HERE, &format!("plug /run/a {}?remote=/usr/bin/vde_plug", sides.far.locator("/run/b")));
+        sides.wait_for_ping();
+        let bytes = Transfer::start(&sides.left, &sides.right, "10.0.0.2:5000", 16 << 20);
+        assert_eq!(bytes.finish(), 16 << 20);
+        drop(cable);
+        // Where there is no plug, it is found by itself.
+        let config = fs::read_to_string("/run/ssh/config").unwrap();
+        let path = config.lines().find(|line| line.starts_with("SetEnv")).unwrap();
+        fs::write("/run/ssh/config", config.replace(path, "SetEnv PATH=/usr/bin:/bin")).unwrap();
+        let other = Far::new("other", "192.168.7.3");
+        let mut cable = start_on(&Host::HERE, &format!("plug /run/a {}", other.locator("/run/b")));
+        cable.wait_for("there is no plug on the far side: vde_plug is run");
+        sides.wait_for_ping();
+    });
+}
+
+#[test]
+fn what_a_far_shell_prints_is_shown_and_skipped() {
+    lab(|| {
+        let sides = Sides::new();
+        let remote = "echo%20Welcome;%20echo%20Today:%20soup;%20plug";
+        let mut cable = start_on(&Host::HERE, &format!("plug /run/a {}?remote={remote}", sides.far.locator("/run/b")));
+        cable.wait_for("'Welcome / Today: soup'");
+        sides.carries_everything();
+        drop(cable);
+        let remote = "echo%20Welcome;%20exec%20vde_plug";
+        let mut cable = start_on(&Host::HERE, &format!("plug /run/a {}?remote={remote}", sides.far.locator("/run/b")));
+        assert_eq!(cable.wait(PATIENCE).code(), Some(76), "{}", cable.said());
+        assert!(cable.said().contains("'Welcome'"), "{}", cable.said());
+    });
+}
+
+#[test]
+fn each_end_has_its_status_and_one_line() {
+    lab(|| {
+        let sides = Sides::new();
+        let ends = |arguments: &str, status: i32, words: &str| {
+            let line = format!("{} {arguments}", program("plug").display());
+            let ssh = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
+            let mut command = command(&line);
+            command.env("PLUG_SSH", format!("{ssh} -o BatchMode=yes -i /run/ssh/id")).env("ETHERLOOM_LOG", "error");
+            let mut process = Process::start_command(command, &line);
+            assert_eq!(process.wait(PATIENCE).code(), Some(status), "{line}: {}", process.said());
+            let said = process.said();
+            assert!(said.lines().count() == 1 && said.contains(words), "{line}: {said}");
+        };
+        let far = |path: &str| sides.far.locator(path);
+        ends("/run/nowhere", 69, "no switch is running there");
+        ends(&format!("/run/a {}", far("/run/nowhere")), 69, "no switch is running there");
+        ends(&format!("/run/a {}?remote=nonesuch", far("/run/b")), 69, "nonesuch");
+        ends("/run/a ssh://root@192.168.7.2:1/run/b", 75, "Connection refused");
+        ends("/run/a ssh://root@192.168.7.99:2299/run/b?ssh=ssh%20-oConnectTimeout=1", 75, "ssh has failed");
+        ends(&format!("/run/a {}?remote=cat%20/etc/passwd%20%23", far("/run/b")), 76, "root:");
+        let stranger = "ssh%20-i%20/run/ssh/stranger%20-oStrictHostKeyChecking=no%20-oUserKnownHostsFile=/dev/null%20-oBatchMode=yes";
+        ends(&format!("/run/a {}?ssh={stranger}", far("/run/b")), 77, "Permission denied");
+        ends("/run/a /run/b extra", 64, "unexpected argument");
+    });
+}
+
+#[test]
+fn a_triangle_of_cables_has_no_loop_and_a_killed_one_comes_back() {
+    lab_within(Duration::from_secs(180), || {
+        let names = ["one", "two", "three"];
+        let addresses = ["192.168.7.1", "192.168.7.2", "192.168.7.3"];
+        let hosts: Vec<_> = names.into_iter().zip(addresses).map(|(name, address)| Far::new(name, address)).collect();
+        // Switches belong to no host; the cables do, and cross the network between hosts.
+        let switches: Vec<_> = (0..3).map(|index| Switch::start(names[index], &format!("-F -t tap{index}"))).collect();
+        let left = Host::with("left", "tap0", "10.0.0.1/24");
+        let right = Host::with("right", "tap1", "10.0.0.2/24");
+        let cable = |from: usize, to: usize| {
+            let (near, far) = (names[from], hosts[to].locator(&format!("/run/{}", names[to])));
+            hosts[from].start(&format!("plug --reconnect /run/{near} {far}"))
+        };
+        let mut cables = [cable(0, 1), cable(1, 2), cable(2, 0)];
+        let states = || -> Vec<String> {
+            let ports = switches.iter().flat_map(Switch::show);
+            ports.map(|port| port["state"].as_str().unwrap().to_owned()).collect()
+        };
+        let is_settled = || states().iter().filter(|state| *state == "discarding").count() == 1 && states().len() == 9;
+        wait_until("one port of the triangle blocks", PATIENCE, is_settled);
+        wait_until("a ping passes", PATIENCE, || left.reaches("10.0.0.2"));
+        let transfer = Transfer::start(&left, &right, "10.0.0.2:5000", u64::MAX);
+        std::thread::sleep(Duration::from_secs(1));
+        for cable in &mut cables {
+            // `ip netns exec` has become the plug, which runs ssh by way of a shell.
+            let ssh = only_child(only_child(cable.pid()));
+            // SAFETY: no pointers; ssh is a descendant of this lab.
+            assert_eq!(unsafe { libc::kill(ssh.cast_signed(), libc::SIGKILL) }, 0);
+            let since = Instant::now();
+            cable.wait_for_times(2, ": carrier");
+            cable.wait_until("the triangle is whole", is_settled);
+            println!("lab: a killed ssh, and the triangle is whole again: {} ms", since.elapsed().as_millis());
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        assert!(transfer.stop() > 1 << 20);
+    });
+}
+
+/// The process that another has started.
+fn only_child(pid: u32) -> u32 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.trim().parse().unwrap_or_else(|_| panic!("{pid} has started '{children}'"))
+}
