@@ -49,3 +49,8 @@ fn frames_stay_in_their_vlan() {
 fn group_messages_leave_snooping_sound() {
     replay("igmp", targets::igmp::target);
 }
+
+#[test]
+fn streams_are_taken_apart_alike_in_any_pieces() {
+    replay("stream", targets::stream::target);
+}

@@ -5,13 +5,20 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use link::Offloads;
+use link::stream::wire::{self, Framing};
 use link::vde::wire::{Address, Reply, Request};
+use link::{Offloads, VnetHeader};
 
 fn main() -> io::Result<()> {
-    for (target, seeds) in
-        [("request", requests()), ("console", consoles()), ("bpdu", bpdus()), ("vlan", vlans()), ("igmp", groups())]
-    {
+    let targets = [
+        ("request", requests()),
+        ("console", consoles()),
+        ("bpdu", bpdus()),
+        ("vlan", vlans()),
+        ("igmp", groups()),
+        ("stream", streams()),
+    ];
+    for (target, seeds) in targets {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         fs::create_dir_all(&directory)?;
         for (number, seed) in (1..).zip(seeds) {
@@ -41,6 +48,22 @@ fn requests() -> Vec<Vec<u8>> {
         first,
         uml,
         reply.encode().to_vec(),
+    ]
+}
+
+/// A frame in each framing, and an agreement.
+fn streams() -> Vec<Vec<u8>> {
+    let framed = |framing: Framing| {
+        let mut record = Vec::new();
+        framing.prefix(&VnetHeader::WHOLE, 60, &mut record);
+        record.resize(record.len() + 60, 7);
+        record
+    };
+    let agreement = [&wire::GREETING[..], &wire::hello(Offloads::ALL), &wire::turn(), &framed(Framing::Etherloom)];
+    vec![
+        [&[0, 3][..], &framed(Framing::Vde), &agreement.concat()].concat(),
+        [&[1, 9][..], &framed(Framing::Qemu)].concat(),
+        [&[2, 100][..], &framed(Framing::Etherloom)].concat(),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! Fuzz targets of the switch: each takes any bytes, and panics if something does not hold that always should.
+//! Fuzz targets: each takes any bytes, and panics if something does not hold that always should.
 //!
 //! | file | what is tried | what holds |
 //! |---|---|---|
@@ -7,6 +7,7 @@
 //! | `bpdu` | BPDUs, links and settings of spanning tree | it rests, wakes in time, and sends what it reads |
 //! | `vlan` | settings and frames of the bridge | a frame stays in its VLAN and in its direction; `explain` agrees |
 //! | `igmp` | IGMP, MLD and PIM | tables are bounded and empty in the end; `explain` agrees |
+//! | `stream` | streams of frames | what comes out does not depend on the pieces it came in |
 //! | `data` | | bytes as a sequence of choices |
 //!
 //! Time is counted from the beginning of each run, so one input always does the same, `console` apart: there the switch
@@ -19,4 +20,5 @@ pub mod console;
 mod data;
 pub mod igmp;
 pub mod request;
+pub mod stream;
 pub mod vlan;
