@@ -4,14 +4,13 @@
 
 use std::path::PathBuf;
 
-use link::stream::Opening;
 use link::{Locator, LocatorError};
 use program::help;
 use program::links::LINKS;
 use program::options::{Item, Operand, OptionError, OptionSpec, Program, Style, Topic, Value, printable};
 
-use crate::Spec;
 use crate::reconnect::Pauses;
+use crate::{Spec, StdioRole};
 
 /// What a command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +105,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     };
     let mut operands = Vec::new();
     let mut settings = Settings::default();
-    let mut opening = Opening::Greet;
+    let mut stdio = StdioRole::Plain;
     let (mut daemon, mut pidfile, mut syslog) = (false, None, false);
     for item in program.parse(words) {
         let (option, value) = match item? {
@@ -121,7 +120,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
             "version" => return Ok(Invocation::Print(help::version(program))),
             "reconnect" => settings.reconnect = true,
             "ssh" => settings.ssh = Some(value),
-            "cable" => opening = Opening::Hello,
+            "cable" => stdio = StdioRole::Cable,
             "daemon" => daemon = true,
             "pidfile" => pidfile = Some(PathBuf::from(value)),
             "log" => syslog = true,
@@ -141,7 +140,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     let first = settings.link(0, &operands.next().unwrap_or_default())?;
     let second = match (operands.next(), command) {
         (Some(word), None) => settings.link(1, &word)?,
-        (None, None) => Spec::Stdio(opening),
+        (None, None) => Spec::Stdio(stdio),
         (None, Some(argv)) if !argv.is_empty() => Spec::Cmd { name: format!("cmd://{}", argv.join(" ")), argv },
         (None, Some(_)) => return Err(UsageError::Refused("expected a command behind '='")),
         (Some(word), Some(_)) => return Err(UsageError::Unexpected(word)),
@@ -317,9 +316,9 @@ mod tests {
 
     #[test]
     fn one_link_or_none_is_joined_to_standard_input_and_output() {
-        assert_eq!(joined("plug", "").links, [spec("vde://"), Spec::Stdio(Opening::Greet)]);
-        assert_eq!(joined("plug", "/run/a").links, [spec("vde:///run/a"), Spec::Stdio(Opening::Greet)]);
-        assert_eq!(joined("plug", "--cable tap://t").links, [spec("tap://t"), Spec::Stdio(Opening::Hello)]);
+        assert_eq!(joined("plug", "").links, [spec("vde://"), Spec::Stdio(StdioRole::Plain)]);
+        assert_eq!(joined("plug", "/run/a").links, [spec("vde:///run/a"), Spec::Stdio(StdioRole::Plain)]);
+        assert_eq!(joined("plug", "--cable tap://t").links, [spec("tap://t"), Spec::Stdio(StdioRole::Cable)]);
     }
 
     #[test]
@@ -357,7 +356,7 @@ mod tests {
         let shell = |command: &str| parse("plug", ["-c".to_owned(), command.to_owned()]);
         assert!(matches!(shell("vde_plug"), Ok(Invocation::Join(_))));
         let Ok(Invocation::Join(config)) = shell("plug --cable") else { panic!() };
-        assert_eq!(config.links, [spec("vde://"), Spec::Stdio(Opening::Hello)]);
+        assert_eq!(config.links, [spec("vde://"), Spec::Stdio(StdioRole::Cable)]);
         for command in ["sh", "vde_plug cmd://sh", "plug tap://tap0", "vde_plug; sh", ""] {
             assert_eq!(shell(command).unwrap_err().status(), 255, "{command}");
         }

@@ -10,7 +10,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use link::datagram::JUMBO_MTU;
-use link::stream::{Opening, Role, StreamAddress};
+use link::stream::{Role, StreamAddress};
 use link::vde::wire::{MAX_PORT, Request};
 use link::{
     Link, Locator, LocatorError, Null, Options, Pcap, PcapConfig, Resolution, Soft, StreamConfig, StreamSocket, Tap,
@@ -20,7 +20,7 @@ use link::{
 use crate::coprocess::Cmd;
 use crate::reconnect::{Pauses, Reconnect};
 use crate::ssh::{Ssh, SshConfig};
-use crate::stdio::Stdio;
+use crate::stdio::{Stdio, StdioRole};
 use crate::{OpenError, User};
 
 /// A link to be opened.
@@ -37,7 +37,7 @@ pub enum Spec {
     /// `stream://HOST:PORT`, `stream:///PATH`, and `listen://` alike: a connection in QEMU's framing.
     Stream(StreamConfig),
     /// `stdio://`: standard input and output, in VDE's framing.
-    Stdio(Opening),
+    Stdio(StdioRole),
     /// `cmd://COMMAND`: a program in VDE's framing; its name as a link, and its command line.
     Cmd {
         /// The locator, for messages.
@@ -120,8 +120,8 @@ impl Spec {
             Self::Tap(tap) => Box::new(Soft::new(tap.open()?)),
             Self::Vde(config) => Box::new(Soft::new(Vde::open(&config)?)),
             Self::Stream(config) => Box::new(Soft::new(StreamSocket::open(config)?)),
-            Self::Stdio(opening) => {
-                let opened = Stdio::open(opening);
+            Self::Stdio(role) => {
+                let opened = Stdio::open(role);
                 let error = |source| OpenError::Host { act: "use standard input and output", source };
                 Box::new(Soft::new(opened.map_err(error)?))
             }
@@ -331,7 +331,7 @@ fn checked_inet(options: &Options, address: &StreamAddress) -> Result<(), Locato
 fn parse_stdio(locator: Locator) -> Result<Spec, LocatorError> {
     no_address(&locator)?;
     locator.options.finish()?;
-    Ok(Spec::Stdio(Opening::Greet))
+    Ok(Spec::Stdio(StdioRole::Plain))
 }
 
 fn parse_cmd(locator: Locator) -> Result<Spec, LocatorError> {

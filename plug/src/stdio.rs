@@ -9,6 +9,15 @@ use link::stream::{FrameStream, Opening};
 use link::{Capabilities, Counters, Link, Offloads, RxBatch, TxBatch};
 use mio::{Registry, Token};
 
+/// Who is at the other end of standard input and output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StdioRole {
+    /// One of VDE's programs, or one of ours.
+    Plain,
+    /// The near side of an `ssh://` link.
+    Cable,
+}
+
 /// This process's standard input and output. Nothing else may be written there.
 pub struct Stdio(FrameStream);
 
@@ -17,7 +26,11 @@ impl Stdio {
     ///
     /// # Errors
     /// They are closed.
-    pub fn open(opening: Opening) -> io::Result<Self> {
+    pub fn open(role: StdioRole) -> io::Result<Self> {
+        let opening = match role {
+            StdioRole::Plain => Opening::Greet,
+            StdioRole::Cable => Opening::Hello(None),
+        };
         let input: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
         let output: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
         FrameStream::new(input, output, Framing::Vde, opening).map(Self)

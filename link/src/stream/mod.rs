@@ -32,7 +32,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::datagram::JUMBO_MTU;
 use crate::{Capabilities, Counters, DropReason, Fragment, Offloads, RxBatch, TxBatch};
-use wire::{Decoder, Framing, Garbage, Item};
+use wire::{Decoder, Framing, Garbage, Hello, Item};
 
 /// Bytes that wait to be written at most: 3 ms at 1.4 Gbit/s, and eight of the longest frames.
 const QUEUE_BYTES: usize = 512 * 1024;
@@ -43,13 +43,13 @@ const MAX_VECTORS: usize = 1024;
 
 /// What this side says of itself when a stream in VDE's framing begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
+pub enum Opening<'a> {
     /// Nothing: the framing stays.
     Silent,
     /// A greeting: the far side may be one of VDE's programs.
     Greet,
-    /// A hello: the far side is ours.
-    Hello,
+    /// A hello: the far side is ours. Perhaps with another way for frames.
+    Hello(Option<&'a str>),
 }
 
 /// A stream that carries frames. Its methods are those of [`crate::Link`].
@@ -70,13 +70,13 @@ impl FrameStream {
     ///
     /// # Errors
     /// A descriptor that is not open.
-    pub fn new(input: OwnedFd, output: OwnedFd, framing: Framing, opening: Opening) -> io::Result<Self> {
+    pub fn new(input: OwnedFd, output: OwnedFd, framing: Framing, opening: Opening<'_>) -> io::Result<Self> {
         let mut stream = Self {
             input: Ends::new(input)?,
             output: Ends::new(output)?,
             decoder: Decoder::new(framing),
             queue: Queue::default(),
-            agreement: Agreement { sends: framing, peer_receives: Offloads::NONE, has_said_hello: false },
+            agreement: Agreement::new(framing),
             end: None,
             waiting: None,
             counters: Counters::default(),
@@ -84,7 +84,10 @@ impl FrameStream {
         match opening {
             Opening::Silent => {}
             Opening::Greet => stream.queue.push_words(&wire::GREETING),
-            Opening::Hello => stream.agreement.say_hello(&mut stream.queue),
+            Opening::Hello(data) => {
+                stream.agreement.data = data.map(str::to_owned);
+                stream.agreement.say_hello(&mut stream.queue);
+            }
         }
         Ok(stream)
     }
@@ -93,6 +96,17 @@ impl FrameStream {
     #[must_use]
     pub fn is_agreed(&self) -> bool {
         self.agreement.sends == Framing::Etherloom
+    }
+
+    /// Offers another way for frames in this side's hello, if that is still to be said.
+    pub fn offer_data(&mut self, data: String) {
+        self.agreement.data = Some(data);
+    }
+
+    /// The other way that the far side's hello has offered.
+    #[must_use]
+    pub fn peer_data(&self) -> Option<&str> {
+        self.agreement.peer_data.as_deref()
     }
 
     /// Reads on until the far side says hello; returns what came before that, which is skipped, or nothing as long as
@@ -283,7 +297,7 @@ impl FrameStream {
             }
             Item::Bad(reason) => self.counters.drops.count(reason),
             Item::Greeting => self.agreement.say_hello(&mut self.queue),
-            Item::Hello(receives) => self.agreement.hear_hello(receives, &mut self.queue),
+            Item::Hello(hello) => self.agreement.hear_hello(hello, &mut self.queue),
             Item::Turn => {}
         }
         if !self.queue.is_empty() {
@@ -325,22 +339,31 @@ struct Agreement {
     sends: Framing,
     peer_receives: Offloads,
     has_said_hello: bool,
+    /// Another way for frames, for our hello, and from the far side's.
+    data: Option<String>,
+    peer_data: Option<String>,
 }
 
 impl Agreement {
+    fn new(sends: Framing) -> Self {
+        Self { sends, peer_receives: Offloads::NONE, has_said_hello: false, data: None, peer_data: None }
+    }
+
     fn say_hello(&mut self, queue: &mut Queue) {
         if self.sends == Framing::Vde && !self.has_said_hello {
             self.has_said_hello = true;
-            queue.push_words(&wire::hello(Offloads::ALL));
+            let hello = Hello { receives: Offloads::ALL, data: self.data.as_deref() };
+            queue.push_words(&hello.line());
         }
     }
 
-    fn hear_hello(&mut self, receives: Offloads, queue: &mut Queue) {
+    fn hear_hello(&mut self, hello: Hello<'_>, queue: &mut Queue) {
         if self.sends == Framing::Vde {
             self.say_hello(queue);
             queue.push_words(&wire::turn());
             self.sends = Framing::Etherloom;
-            self.peer_receives = receives;
+            self.peer_receives = hello.receives;
+            self.peer_data = hello.data.map(str::to_owned);
         }
     }
 }

@@ -7,13 +7,13 @@ use super::*;
 use crate::{Checksum, FragmentMut, GsoType, VnetHeader};
 
 /// A stream and the far end of it.
-fn stream(framing: Framing, opening: Opening) -> (FrameStream, UnixStream) {
+fn stream(framing: Framing, opening: Opening<'_>) -> (FrameStream, UnixStream) {
     let (near, far) = UnixStream::pair().unwrap();
     far.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
     (over(near, framing, opening), far)
 }
 
-fn over(near: UnixStream, framing: Framing, opening: Opening) -> FrameStream {
+fn over(near: UnixStream, framing: Framing, opening: Opening<'_>) -> FrameStream {
     let output = near.try_clone().unwrap();
     FrameStream::new(near.into(), output.into(), framing, opening).unwrap()
 }
@@ -58,9 +58,11 @@ fn frames_pass_both_ways_in_each_framing() {
 
 #[test]
 fn two_of_ours_agree_and_long_frames_pass_uncut() {
-    for openings in
-        [[Opening::Greet, Opening::Greet], [Opening::Hello, Opening::Greet], [Opening::Silent, Opening::Hello]]
-    {
+    for openings in [
+        [Opening::Greet, Opening::Greet],
+        [Opening::Hello(Some("way")), Opening::Greet],
+        [Opening::Silent, Opening::Hello(Some("way"))],
+    ] {
         let (near, far) = UnixStream::pair().unwrap();
         let mut ends = [over(near, Framing::Vde, openings[0]), over(far, Framing::Vde, openings[1])];
         send(&mut ends[0], VnetHeader::WHOLE, &[&[1; 60]]);
@@ -75,6 +77,8 @@ fn two_of_ours_agree_and_long_frames_pass_uncut() {
             }
         }
         assert!(ends.iter().all(|end| end.is_agreed() && end.capabilities().offloads == Offloads::ALL), "{openings:?}");
+        let offers = openings.map(|opening| if let Opening::Hello(data) = opening { data } else { None });
+        assert_eq!([ends[1].peer_data(), ends[0].peer_data()], offers);
         assert_eq!(ends[1].counters().rx_frames, 1);
         let header = VnetHeader {
             checksum: Checksum::Partial { start: 34, offset: 16 },

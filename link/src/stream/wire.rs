@@ -12,8 +12,9 @@
 //! program of VDE's never sees or never gets:
 //!
 //! - the *greeting*: [`GREETING_RECORDS`] records of length 0, which VDE's programs skip. It says: I am Etherloom's.
-//! - the *hello*: a line, `ETHERLOOM 1 csum tso4 tso6 uso`, the offloads that its sender receives. Its first two bytes
-//!   are no length of a frame. It is sent to a peer that has greeted, or that is known to be ours.
+//! - the *hello*: a line, `ETHERLOOM 1 csum tso4 tso6 uso`, the offloads that its sender receives, and perhaps
+//!   `data=…`, another way that its sender offers for frames ([`Hello`]). Its first two bytes are no length of a frame. It
+//!   is sent to a peer that has greeted, or that is known to be ours.
 //! - the *turn*: a line, `ETHERLOOM go`. What its sender sends after it is in Etherloom's framing. It follows when hellos
 //!   have passed both ways.
 //!
@@ -32,7 +33,7 @@ pub const GREETING: [u8; 2 * GREETING_RECORDS] = [0; 2 * GREETING_RECORDS];
 /// What every line begins with.
 const MAGIC: &[u8; 10] = b"ETHERLOOM ";
 /// Bytes of a line at most, its end included.
-const MAX_LINE: usize = 128;
+const MAX_LINE: usize = 256;
 /// The longest record that QEMU 7.2 sends or takes, in bytes.
 const MAX_QEMU_RECORD: usize = 69_632;
 /// The longest prefix of a record: length and header.
@@ -94,14 +95,29 @@ impl Framing {
     }
 }
 
-/// The hello of a side that receives these offloads.
-#[must_use]
-pub fn hello(receives: Offloads) -> Vec<u8> {
-    let mut receives = receives;
-    let words = OFFLOADS.iter().filter(|(_, flag)| *flag(&mut receives)).map(|(word, _)| *word);
-    let words: Vec<&str> = std::iter::once("1").chain(words).collect();
-    [MAGIC, words.join(" ").as_bytes(), b"\n"].concat()
+/// What a side says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello<'a> {
+    /// What it receives.
+    pub receives: Offloads,
+    /// Another way for frames, without blanks; what that means is between those who use it.
+    pub data: Option<&'a str>,
 }
+
+impl Hello<'_> {
+    /// The line.
+    #[must_use]
+    pub fn line(&self) -> Vec<u8> {
+        let mut receives = self.receives;
+        let flags = OFFLOADS.iter().filter(|(_, flag)| *flag(&mut receives)).map(|(word, _)| (*word).to_owned());
+        let data = self.data.map(|data| format!("{DATA}{data}"));
+        let words: Vec<String> = std::iter::once("1".to_owned()).chain(flags).chain(data).collect();
+        [MAGIC, words.join(" ").as_bytes(), b"\n"].concat()
+    }
+}
+
+/// What stands before another way.
+const DATA: &str = "data=";
 
 /// The turn.
 #[must_use]
@@ -132,8 +148,8 @@ pub enum Item<'a> {
     Bad(DropReason),
     /// A greeting.
     Greeting,
-    /// A hello: what the other side receives.
-    Hello(Offloads),
+    /// A hello.
+    Hello(Hello<'a>),
     /// A turn; the decoder has turned.
     Turn,
 }
@@ -242,34 +258,38 @@ impl Decoder {
         let rest = self.rest();
         let agrees = rest.iter().zip(MAGIC).all(|(one, other)| one == other);
         let end = rest.iter().take(MAX_LINE).position(|c| *c == b'\n');
-        let line = match end {
-            Some(end) if agrees => rest.get(MAGIC.len()..end).unwrap_or_default(),
+        let end = match end {
+            Some(end) if agrees => end,
             None if agrees && rest.len() < MAX_LINE => return Ok(None),
             _ => return Err(Garbage::of(rest)),
         };
-        let item = parse_line(line).ok_or_else(|| Garbage::of(rest))?;
+        let begin = self.start;
+        self.start += end + 1;
+        let bytes = &self.buffer[begin..self.end];
+        let line = bytes.get(MAGIC.len()..end).unwrap_or_default();
+        let item = parse_line(line).ok_or_else(|| Garbage::of(bytes))?;
         if item == Item::Turn {
             self.framing = Framing::Etherloom;
         }
-        self.start += end.map_or(0, |end| end + 1);
         Ok(Some(item))
     }
 }
 
 /// What follows the magic. Words of later versions are passed over.
-fn parse_line(line: &[u8]) -> Option<Item<'static>> {
+fn parse_line(line: &[u8]) -> Option<Item<'_>> {
     let mut words = std::str::from_utf8(line).ok()?.split(' ');
     match words.next()? {
         "go" => Some(Item::Turn),
         version => {
             version.parse::<u32>().ok().filter(|version| *version > 0)?;
-            let mut receives = Offloads::NONE;
+            let (mut receives, mut data) = (Offloads::NONE, None);
             for word in words {
+                data = word.strip_prefix(DATA).or(data);
                 if let Some((_, flag)) = OFFLOADS.iter().find(|(name, _)| *name == word) {
                     *flag(&mut receives) = true;
                 }
             }
-            Some(Item::Hello(receives))
+            Some(Item::Hello(Hello { receives, data }))
         }
     }
 }
@@ -341,24 +361,28 @@ mod tests {
     #[test]
     fn a_greeting_a_hello_and_a_turn_pass_between_frames() {
         let offloads = Offloads { uso: false, ..Offloads::ALL };
-        assert_eq!(hello(offloads), b"ETHERLOOM 1 csum tso4 tso6\n");
+        let hello = Hello { receives: offloads, data: Some("quic,x") };
+        assert_eq!(hello.line(), b"ETHERLOOM 1 csum tso4 tso6 data=quic,x\n");
         let bytes = [
             encoded(Framing::Vde, &VnetHeader::WHOLE, 60),
             GREETING.to_vec(),
             encoded(Framing::Vde, &VnetHeader::WHOLE, 61),
-            hello(offloads),
+            hello.line(),
             turn(),
             encoded(Framing::Etherloom, &VnetHeader::WHOLE, 62),
         ]
         .concat();
         for piece in [1, 7, 10_000] {
-            let hello = format!("{:?}", Item::Hello(offloads));
+            let hello = format!("{:?}", Item::Hello(hello));
             let expected = ["60 None", "Greeting", "61 None", &hello, "Turn", "62 None"];
             assert_eq!(items(Framing::Vde, &bytes, piece).unwrap(), expected);
         }
         let newer = b"ETHERLOOM 2 csum quantum\n";
         let receives = Offloads { checksum: true, ..Offloads::NONE };
-        assert_eq!(items(Framing::Vde, newer, 100).unwrap(), [format!("{:?}", Item::Hello(receives))]);
+        assert_eq!(
+            items(Framing::Vde, newer, 100).unwrap(),
+            [format!("{:?}", Item::Hello(Hello { receives, data: None }))]
+        );
     }
 
     #[test]
@@ -375,7 +399,7 @@ mod tests {
         assert!(shown(Framing::Vde, b"Welcome to host\n").ends_with("'Welcome to host'"));
         assert!(shown(Framing::Vde, b"ETHERNET is not it\n").contains("'ETHERNET is"));
         assert!(shown(Framing::Vde, b"ETHERLOOM zero\n").contains("zero"));
-        assert!(shown(Framing::Vde, &[b"ETHERLOOM ".as_slice(), &[b'x'; 200]].concat()).contains("xxx"));
+        assert!(shown(Framing::Vde, &[b"ETHERLOOM ".as_slice(), &[b'x'; 300]].concat()).contains("xxx"));
         assert!(shown(Framing::Qemu, &70_000_u32.to_be_bytes()).ends_with("00 01 11 70"));
         assert!(shown(Framing::Etherloom, &[0xff; 8]).ends_with("ff ff ff ff ff ff ff ff"));
     }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use link::stream::wire::{self, Framing};
+use link::stream::wire::{self, Framing, Hello};
 use link::vde::wire::{Address, Reply, Request};
 use link::{Offloads, VnetHeader};
 
@@ -59,7 +59,8 @@ fn streams() -> Vec<Vec<u8>> {
         record.resize(record.len() + 60, 7);
         record
     };
-    let agreement = [&wire::GREETING[..], &wire::hello(Offloads::ALL), &wire::turn(), &framed(Framing::Etherloom)];
+    let hello = Hello { receives: Offloads::ALL, data: Some("quic,127.0.0.1:4433,SHA256:x") };
+    let agreement = [&wire::GREETING[..], &hello.line(), &wire::turn(), &framed(Framing::Etherloom)];
     vec![
         [&[0, 3][..], &framed(Framing::Vde), &agreement.concat()].concat(),
         [&[1, 9][..], &framed(Framing::Qemu)].concat(),

@@ -14,7 +14,7 @@ enum Held {
     Frame(VnetHeader, Vec<u8>),
     Bad(DropReason),
     Greeting,
-    Hello(Offloads),
+    Hello(Offloads, Option<String>),
     Turn,
     Garbage,
 }
@@ -49,7 +49,7 @@ fn decode(framing: Framing, stream: &[u8], piece: usize) -> Vec<Held> {
                 Ok(Some(Item::Frame(header, frame))) => Held::Frame(header, frame.to_vec()),
                 Ok(Some(Item::Bad(reason))) => Held::Bad(reason),
                 Ok(Some(Item::Greeting)) => Held::Greeting,
-                Ok(Some(Item::Hello(receives))) => Held::Hello(receives),
+                Ok(Some(Item::Hello(hello))) => Held::Hello(hello.receives, hello.data.map(str::to_owned)),
                 Ok(Some(Item::Turn)) => Held::Turn,
                 Err(garbage) => {
                     assert!(!garbage.to_string().contains('\n'), "{garbage}");
