@@ -230,6 +230,10 @@ pub trait Link: Send {
     /// Something outside may have changed the carrier without a readiness of this link's ([`InterfaceWatch`]): asks again.
     fn look_again(&mut self) {}
 
+    /// The owner has no carrier to offer, or has it again: what it joins this link to is away. A link that ends in something
+    /// with a carrier of its own shows it there.
+    fn show_carrier(&mut self, _carrier: LinkState) {}
+
     /// What this link has carried and dropped since it was opened.
     fn counters(&self) -> Counters;
 }
@@ -276,6 +280,9 @@ impl<L: Link + ?Sized> Link for Box<L> {
     }
     fn look_again(&mut self) {
         (**self).look_again();
+    }
+    fn show_carrier(&mut self, carrier: LinkState) {
+        (**self).show_carrier(carrier);
     }
     fn counters(&self) -> Counters {
         (**self).counters()

@@ -177,6 +177,10 @@ impl<L: Link> Link for Pcap<L> {
         self.inner.look_again();
     }
 
+    fn show_carrier(&mut self, carrier: LinkState) {
+        self.inner.show_carrier(carrier);
+    }
+
     fn counters(&self) -> Counters {
         self.inner.counters()
     }

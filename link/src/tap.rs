@@ -307,6 +307,14 @@ impl Link for Tap {
         };
     }
 
+    /// Of the interface (`TUNSETCARRIER`).
+    fn show_carrier(&mut self, carrier: LinkState) {
+        let up = libc::c_int::from(carrier == LinkState::Up);
+        if let Err(error) = ioctl_number(self.fd.as_fd(), libc::TUNSETCARRIER, up) {
+            log::debug!("{}: its carrier stays as it is: {error}", self.locator);
+        }
+    }
+
     fn counters(&self) -> Counters {
         self.counters
     }

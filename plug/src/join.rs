@@ -1,7 +1,7 @@
 //! Two links joined: what one delivers goes into the other, until one of them ends or a signal comes.
 //!
 //! One thread, one event loop, which wakes for a link's readiness or deadline, for interfaces that go up or down, and for
-//! signals. Backpressure is decided here, and it is always *drop*: what a link does not take at once is counted as
+//! signals. Where one link has no carrier, the other is told ([`Link::show_carrier`]). Backpressure is decided here, and it is always *drop*: what a link does not take at once is counted as
 //! [`link::DropReason::LinkFull`].
 
 use std::io;
@@ -53,7 +53,8 @@ impl Join {
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let interfaces = InterfaceWatch::open()?;
         poll.registry().register(&mut SourceFd(&interfaces.as_raw_fd()), INTERFACES, Interest::READABLE)?;
-        let carriers = [ports[0].state(), ports[1].state()];
+        // So what has none from the beginning is told.
+        let carriers = [LinkState::Up; 2];
         Ok(Self { poll, ports, carriers, memory: Memory::default(), signals, interfaces })
     }
 
@@ -126,12 +127,15 @@ impl Join {
         Ending::Link(self.ports[index].name().to_owned(), error)
     }
 
+    /// Shows each link the carrier of the other, where that has changed.
     fn look_at_carriers(&mut self) {
-        for (port, before) in self.ports.iter().zip(&mut self.carriers) {
-            let state = port.state();
-            if *before != state {
-                *before = state;
-                log::info!("{}: {}", port.name(), if state == LinkState::Up { "carrier" } else { "no carrier" });
+        for index in 0..2 {
+            let state = self.ports[index].state();
+            if self.carriers[index] != state {
+                self.carriers[index] = state;
+                let words = if state == LinkState::Up { "carrier" } else { "no carrier" };
+                log::info!("{}: {words}", self.ports[index].name());
+                self.ports[1 - index].show_carrier(state);
             }
         }
     }

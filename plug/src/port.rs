@@ -97,6 +97,11 @@ impl Port {
         self.link.look_again();
     }
 
+    /// As [`Link::show_carrier`].
+    pub(crate) fn show_carrier(&mut self, carrier: LinkState) {
+        self.link.show_carrier(carrier);
+    }
+
     /// Sends what the link takes at once; the rest is dropped and counted.
     fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<()> {
         let taken = self.link.send(batch)?;

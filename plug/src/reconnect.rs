@@ -1,9 +1,12 @@
 //! `reconnect://{LOCATOR}`: a link that is opened again when it has ended.
 //!
-//! Theory of operation. *up* → *away* (until its next try) → up. The pause begins short, doubles with each try that fails
+//! Theory of operation. *here* → *away* (until its next try) → here; *here* → *parked* → here. The pause begins short, doubles with each try that fails
 //! up to its maximum, and has jitter, so that many cables to one host do not come back in step; it begins anew once the
 //! link has had carrier. While it is away there is no carrier, and frames are counted as [`DropReason::LinkDown`]. An end
 //! that another try would only repeat ([`FaultKind::is_retryable`]) ends this link too.
+//!
+//! A client of a switch has no carrier that it could take from its port but by leaving it. So when the owner has none to
+//! offer, such a link is parked: closed until the owner has it again, and to the owner as if it were here.
 //!
 //! Invariant: the owner sees one link, whose counters only grow.
 
@@ -61,6 +64,7 @@ pub struct Reconnect {
 enum Inner {
     Here(Box<dyn Link>),
     Away(Instant),
+    Parked,
 }
 
 impl Reconnect {
@@ -115,6 +119,15 @@ impl Reconnect {
 
     /// Lets go of the link, and says why and when it is tried again.
     fn leave(&mut self, why: &str, now: Instant) {
+        self.close();
+        let pause =
+            self.pauses.after(self.failures, self.random.hash_one(self.failures.wrapping_add(now_as_number(now))));
+        log::warn!("{why}; tried again in {:.1} s", pause.as_secs_f64());
+        self.failures = self.failures.saturating_add(1);
+        self.inner = Inner::Away(now + pause);
+    }
+
+    fn close(&mut self) {
         if let Inner::Here(inner) = &mut self.inner {
             if let Some((registry, _)) = &self.watch {
                 // Closing its descriptors ends it in any case.
@@ -122,11 +135,6 @@ impl Reconnect {
             }
             self.past.merge(&inner.counters());
         }
-        let pause =
-            self.pauses.after(self.failures, self.random.hash_one(self.failures.wrapping_add(now_as_number(now))));
-        log::warn!("{why}; tried again in {:.1} s", pause.as_secs_f64());
-        self.failures = self.failures.saturating_add(1);
-        self.inner = Inner::Away(now + pause);
     }
 
     /// Does something with the link if it is here; its end is borne if another try may help.
@@ -163,14 +171,14 @@ impl Link for Reconnect {
     fn capabilities(&self) -> Capabilities {
         match &self.inner {
             Inner::Here(inner) => inner.capabilities(),
-            Inner::Away(_) => Capabilities { offloads: Offloads::ALL, ..Capabilities::PLAIN },
+            Inner::Away(_) | Inner::Parked => Capabilities { offloads: Offloads::ALL, ..Capabilities::PLAIN },
         }
     }
 
     fn native_offloads(&self) -> Offloads {
         match &self.inner {
             Inner::Here(inner) => inner.native_offloads(),
-            Inner::Away(_) => Offloads::ALL,
+            Inner::Away(_) | Inner::Parked => Offloads::ALL,
         }
     }
 
@@ -178,7 +186,7 @@ impl Link for Reconnect {
         self.accepts = offloads;
         match &mut self.inner {
             Inner::Here(inner) => inner.accept(offloads),
-            Inner::Away(_) => Ok(()),
+            Inner::Away(_) | Inner::Parked => Ok(()),
         }
     }
 
@@ -186,7 +194,7 @@ impl Link for Reconnect {
         self.watch = Some((registry.try_clone()?, token));
         match &mut self.inner {
             Inner::Here(inner) => inner.register(registry, token),
-            Inner::Away(_) => Ok(()),
+            Inner::Away(_) | Inner::Parked => Ok(()),
         }
     }
 
@@ -194,7 +202,7 @@ impl Link for Reconnect {
         self.watch = None;
         match &mut self.inner {
             Inner::Here(inner) => inner.deregister(registry),
-            Inner::Away(_) => Ok(()),
+            Inner::Away(_) | Inner::Parked => Ok(()),
         }
     }
 
@@ -207,6 +215,7 @@ impl Link for Reconnect {
         match &self.inner {
             Inner::Here(inner) => inner.deadline(),
             Inner::Away(until) => Some(*until),
+            Inner::Parked => None,
         }
     }
 
@@ -232,12 +241,26 @@ impl Link for Reconnect {
         match &self.inner {
             Inner::Here(inner) => inner.state(),
             Inner::Away(_) => LinkState::Down,
+            Inner::Parked => LinkState::Up,
         }
     }
 
     fn look_again(&mut self) {
         if let Inner::Here(inner) = &mut self.inner {
             inner.look_again();
+        }
+    }
+
+    fn show_carrier(&mut self, carrier: LinkState) {
+        let is_client = matches!(self.spec, Spec::Vde(_));
+        match (&mut self.inner, carrier) {
+            (Inner::Here(_), LinkState::Down) if is_client => {
+                self.close();
+                self.inner = Inner::Parked;
+            }
+            (Inner::Parked, LinkState::Up) => self.inner = Inner::Away(Instant::now()),
+            (Inner::Here(inner), _) => inner.show_carrier(carrier),
+            (Inner::Away(_) | Inner::Parked, _) => {}
         }
     }
 

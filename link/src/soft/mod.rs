@@ -323,6 +323,10 @@ impl<L: Link> Link for Soft<L> {
         self.inner.look_again();
     }
 
+    fn show_carrier(&mut self, carrier: LinkState) {
+        self.inner.show_carrier(carrier);
+    }
+
     fn counters(&self) -> Counters {
         let mut counters = self.inner.counters();
         counters.drops.merge(&self.drops);

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use netlab::process::{Process, Switch, program};
-use netlab::world::{Host, PATIENCE, Transfer, command, lab, lab_within, wait_until};
+use netlab::world::{Host, PATIENCE, Transfer, command, lab, lab_within, run, wait_until};
 
 use crate::far::{Far, start_on};
 
@@ -174,6 +174,48 @@ fn a_triangle_of_cables_has_no_loop_and_a_killed_one_comes_back() {
             std::thread::sleep(Duration::from_secs(1));
         }
         assert!(transfer.stop() > 1 << 20);
+    });
+}
+
+#[test]
+fn a_host_that_was_away_is_found_soon_after_its_return() {
+    lab(|| {
+        let sides = Sides::new();
+        let mut cable = start_on(&Host::HERE, &format!("plug -r /run/a {}", sides.far.locator("/run/b")));
+        sides.wait_for_ping();
+        assert_eq!(sides.a.show().len(), 2);
+        run("ip link set to-far down");
+        // SAFETY: no pointers; ssh is a descendant of this lab.
+        unsafe { libc::kill(only_child(only_child(cable.pid())).cast_signed(), libc::SIGKILL) };
+        wait_until("the port at the switch is left", PATIENCE, || sides.a.port(2)["members"] == serde_json::json!([]));
+        cable.wait_for_times(3, "tried again in");
+        run("ip link set to-far up");
+        let since = Instant::now();
+        cable.wait_for_times(2, ": carrier");
+        println!("lab: a host has returned, and the cable is back: {} ms", since.elapsed().as_millis());
+        sides.wait_for_ping();
+    });
+}
+
+#[test]
+fn any_program_that_speaks_the_stream_is_a_link() {
+    lab(|| {
+        let _a = Switch::start("a", "-t tap0");
+        let _b = Switch::start("b", "-t tap1");
+        let left = Host::with("left", "tap0", "10.0.0.1/24");
+        let _right = Host::with("right", "tap1", "10.0.0.2/24");
+        let mut cable = Process::start_command(
+            {
+                let mut command = command(&program("plug").display().to_string());
+                command.args(["/run/a", "cmd://vde_plug /run/b"]);
+                command
+            },
+            "plug /run/a 'cmd://vde_plug /run/b'",
+        );
+        wait_until("a ping passes", PATIENCE, || left.reaches("10.0.0.2"));
+        cable.signal(libc::SIGTERM);
+        assert_eq!(cable.wait(PATIENCE).code(), Some(0));
+        assert_eq!(cable.said(), "");
     });
 }
 
