@@ -12,7 +12,7 @@ demo="$lab tshark"
 readers="groff-base zsh fish"
 test="$lab tshark openssh-server vde2 vde-switch vdeplug user-mode-linux ipxe-qemu $readers"
 lint="$build"
-bench="$lab vde-switch iputils-ping linux-perf"
+bench="$lab openssh-server vde2 vde-switch vdeplug iputils-ping linux-perf"
 man="$build"
 # libFuzzer is built from its source.
 fuzz="$build g++"

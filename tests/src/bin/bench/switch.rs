@@ -6,14 +6,12 @@
 
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-/// Seconds of each iperf3.
-const SECONDS: u32 = 4;
-/// The hosts, and the interface that each gets.
-const HOSTS: [(&str, &str, &str); 2] = [("bench-a", "bench0", "10.77.0.1"), ("bench-b", "bench1", "10.77.0.2")];
+use crate::hosts::{HOSTS, Hosts, beside, number, print_ratios, received, run};
+
 const BRIDGE: &str = "benchbr";
 const DIR: &str = "/tmp/etherloom-bench.ctl";
 
@@ -76,12 +74,7 @@ pub fn compare(rounds: usize) -> Result<()> {
         "ping to vde_switch",
         "CPU per frame to vde_switch",
     ];
-    println!("\nvswitch, as a ratio (median of {rounds}):");
-    for (name, mut values) in names.into_iter().zip(ratios) {
-        values.sort_by(f64::total_cmp);
-        let all: Vec<String> = values.iter().map(|value| format!("{value:.2}")).collect();
-        println!("{name:<28} {:>6.2}   ({})", values[values.len() / 2], all.join(" "));
-    }
+    print_ratios("vswitch", &names, ratios);
     Ok(())
 }
 
@@ -89,13 +82,13 @@ fn measure(peer: Peer) -> Result<Figures> {
     let lab = Lab::new(peer)?;
     let mut figures = Figures::default();
     let before = lab.cpu_seconds()?;
-    let report = lab.iperf(&[])?;
+    let report = lab.hosts.iperf(&[])?;
     figures.tcp_gbps = number(&report, "/end/sum_received/bits_per_second")? / 1e9;
     let after_tcp = lab.cpu_seconds()?;
     figures.s_per_gigabyte = (after_tcp - before) * 1e9 / number(&report, "/end/sum_received/bytes")?;
-    figures.rtt_us = lab.ping()?;
+    figures.rtt_us = lab.hosts.ping()?;
     let before_udp = lab.cpu_seconds()?;
-    let report = lab.iperf(&["-u", "-b", "0", "-l", "22"])?;
+    let report = lab.hosts.iperf(&["-u", "-b", "0", "-l", "22"])?;
     let frames = received(&report)?;
     figures.udp_kpps = frames / number(&report, "/end/sum/seconds")? / 1e3;
     figures.us_per_frame = (lab.cpu_seconds()? - before_udp) * 1e6 / frames;
@@ -116,82 +109,28 @@ fn measure(peer: Peer) -> Result<Figures> {
 
 /// Two hosts and what joins them. Dropping it removes everything.
 struct Lab {
+    hosts: Hosts,
     switch: Option<Child>,
 }
 
 impl Lab {
     fn new(peer: Peer) -> Result<Self> {
-        remove_hosts();
-        let mut lab = Self { switch: None };
-        for (host, _, _) in HOSTS {
-            run(&format!("ip netns add {host}"))?;
-        }
+        let mut lab = Self { hosts: Hosts::new()?, switch: None };
         match peer {
             Peer::Bridge => {
                 run(&format!("ip link add {BRIDGE} type bridge"))?;
                 run(&format!("ip link set {BRIDGE} up"))?;
-                for (host, interface, _) in HOSTS {
-                    run(&format!("ip link add v{interface} type veth peer name {interface} netns {host}"))?;
-                    run(&format!("ip link set v{interface} master {BRIDGE} up"))?;
+                for host in &HOSTS {
+                    run(&format!("ip link add v{0} type veth peer name {0}", host.interface))?;
+                    run(&format!("ip link set v{} master {BRIDGE} up", host.interface))?;
                 }
             }
             Peer::VdeSwitch => lab.switch = Some(start("vde_switch".as_ref())?),
-            Peer::Ours => {
-                let bench = std::env::current_exe().context("bench: where it is")?;
-                lab.switch = Some(start(bench.with_file_name("vswitch").as_ref())?);
-            }
+            Peer::Ours => lab.switch = Some(start(&beside("vswitch")?)?),
         }
-        for (host, interface, address) in HOSTS {
-            if lab.switch.is_some() {
-                wait_for(|| {
-                    Command::new("ip")
-                        .args(["link", "show", interface])
-                        .stderr(Stdio::null())
-                        .stdout(Stdio::null())
-                        .status()
-                        .is_ok_and(|status| status.success())
-                })?;
-                run(&format!("ip link set {interface} netns {host}"))?;
-            }
-            run(&format!("ip -n {host} addr add {address}/24 dev {interface}"))?;
-            run(&format!("ip -n {host} link set {interface} up"))?;
-            run(&format!("ip -n {host} link set lo up"))?;
-        }
-        wait_for(|| lab.in_host(0, "ping", &["-q", "-c", "1", "-W", "1", HOSTS[1].2]).is_ok())?;
+        lab.hosts.take_interfaces()?;
+        lab.hosts.wait_for_ping()?;
         Ok(lab)
-    }
-
-    fn in_host(&self, host: usize, program: &str, arguments: &[&str]) -> Result<String> {
-        let mut words = vec!["netns", "exec", HOSTS[host].0, program];
-        words.extend(arguments);
-        output(Command::new("ip").args(words))
-    }
-
-    /// The JSON report of a client on the first host.
-    fn iperf(&self, arguments: &[&str]) -> Result<serde_json::Value> {
-        let mut server = Command::new("ip")
-            .args(["netns", "exec", HOSTS[1].0, "iperf3", "-s", "-1"])
-            .stdout(Stdio::null())
-            .spawn()
-            .context("iperf3")?;
-        sleep(Duration::from_millis(400));
-        let seconds = SECONDS.to_string();
-        let mut words = vec!["-c", HOSTS[1].2, "-t", &seconds, "-J"];
-        words.extend(arguments);
-        let report = self.in_host(0, "iperf3", &words);
-        if report.is_err() {
-            server.kill().context("iperf3")?;
-        }
-        server.wait().context("iperf3")?;
-        serde_json::from_str(&report?).context("iperf3: its report")
-    }
-
-    /// The mean round trip in microseconds.
-    fn ping(&self) -> Result<f64> {
-        let report = self.in_host(0, "ping", &["-q", "-i", "0.002", "-c", "500", HOSTS[1].2])?;
-        let line = report.lines().find(|line| line.contains("min/avg/max")).context("ping: no summary")?;
-        let mean: f64 = line.split('/').nth(4).context("ping: no mean")?.parse().context("ping: its mean")?;
-        Ok(mean * 1e3)
     }
 
     /// Processor time of the switch so far.
@@ -215,7 +154,7 @@ impl Lab {
             .spawn()
             .context("perf")?;
         sleep(Duration::from_millis(500));
-        let report = self.iperf(&["-u", "-b", "0", "-l", "22"]);
+        let report = self.hosts.iperf(&["-u", "-b", "0", "-l", "22"]);
         run(&format!("kill -INT {}", counter.id()))?;
         let counts = counter.wait_with_output().context("perf")?;
         let counts = String::from_utf8_lossy(&counts.stderr).into_owned();
@@ -231,7 +170,6 @@ impl Drop for Lab {
             let _ = run(&format!("kill -TERM {}", switch.id()));
             let _ = switch.wait();
         }
-        remove_hosts();
         let _ = run(&format!("ip link del {BRIDGE}"));
     }
 }
@@ -239,7 +177,7 @@ impl Drop for Lab {
 /// A switch with both TAPs, on a directory of its own, and in a session of its own as a daemon has: the kernel shares the
 /// processors out among sessions.
 fn start(program: &std::path::Path) -> Result<Child> {
-    let taps = HOSTS.iter().flat_map(|(_, interface, _)| ["-t", interface]);
+    let taps = HOSTS.iter().flat_map(|host| ["-t", host.interface]);
     let child = Command::new("setsid")
         .arg(program)
         .args(["-s", DIR])
@@ -248,45 +186,4 @@ fn start(program: &std::path::Path) -> Result<Child> {
         .stdout(Stdio::null())
         .spawn();
     child.with_context(|| program.display().to_string())
-}
-
-fn remove_hosts() {
-    for (host, _, _) in HOSTS {
-        let _ = Command::new("ip").args(["netns", "del", host]).stderr(Stdio::null()).status();
-    }
-}
-
-fn number(report: &serde_json::Value, pointer: &str) -> Result<f64> {
-    report
-        .pointer(pointer)
-        .and_then(serde_json::Value::as_f64)
-        .with_context(|| format!("iperf3: no {pointer}: {report}"))
-}
-
-/// Datagrams that arrived.
-fn received(report: &serde_json::Value) -> Result<f64> {
-    Ok(number(report, "/end/sum/packets")? - number(report, "/end/sum/lost_packets")?)
-}
-
-fn wait_for(mut is_there: impl FnMut() -> bool) -> Result<()> {
-    let begun = Instant::now();
-    while !is_there() {
-        if begun.elapsed() > Duration::from_secs(10) {
-            bail!("bench: the hosts are not joined after 10 s");
-        }
-        sleep(Duration::from_millis(50));
-    }
-    Ok(())
-}
-
-fn run(line: &str) -> Result<()> {
-    let mut words = line.split_whitespace();
-    output(Command::new(words.next().unwrap_or_default()).args(words)).map(drop)
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    Ok(text)
 }
