@@ -1,8 +1,9 @@
 //! `ssh://[USER@]HOST[:PORT]/SWITCH`: a cable to another host by the user's own ssh.
 //!
 //! Theory of operation. `ssh` runs `plug --cable SWITCH` on the far side, whose first word is a hello (see
-//! `link::stream::wire`), so both ends know that they are ours. Where there is no plug (the shell's status 127), vde_plug is
-//! run instead, and frames pass in its framing. Who admits whom, by which key, through which other hosts: that is ssh's
+//! `link::stream::wire`), so both ends know that they are ours. Where the far shell finds no plug (its status 127), the same
+//! path is tried under which this program runs here, since the path of a shell that ssh runs is often short; and then
+//! vde_plug, with which frames pass in its framing. Who admits whom, by which key, through which other hosts: that is ssh's
 //! business and its configuration's. Ours is only what a cable needs: no terminal, no compression (frames of guests do not
 //! shrink, and it costs more than it saves), and to be told when the far side is silent.
 //!
@@ -120,9 +121,11 @@ impl SshConfig {
 
     fn start(&self, far: Far) -> io::Result<Coprocess> {
         let target = quoted(&self.target);
+        let told = self.remote.as_deref();
         let (remote, begin) = match far {
-            Far::Plug => (format!("{} --cable {target}", self.remote.as_deref().unwrap_or(REMOTE)), Begin::Hello),
-            Far::VdePlug => (format!("{} {target}", self.remote.as_deref().unwrap_or(FALLBACK)), Begin::Frames),
+            Far::Plug => (format!("{} --cable {target}", told.unwrap_or(REMOTE)), Begin::Hello),
+            Far::SamePath => (format!("{} --cable {target}", quoted(&own_path())), Begin::Hello),
+            Far::VdePlug => (format!("{} {target}", told.unwrap_or(FALLBACK)), Begin::Frames),
         };
         let started = Coprocess::start(self.command(remote.trim_end()), &self.name, &self.host, begin);
         started.map_err(|error| match error.kind() {
@@ -142,7 +145,20 @@ impl SshConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Far {
     Plug,
+    /// Plug, under the path that it has here.
+    SamePath,
     VdePlug,
+}
+
+impl Far {
+    /// What is tried where this is not there.
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Plug => Some(Self::SamePath),
+            Self::SamePath => Some(Self::VdePlug),
+            Self::VdePlug => None,
+        }
+    }
 }
 
 /// A cable to another host.
@@ -165,14 +181,14 @@ impl Ssh {
         Ok(Self { config, far, process, watch: None, drops: DropCounts::default() })
     }
 
-    /// Runs vde_plug instead.
-    fn fall_back(&mut self) -> io::Result<()> {
-        log::warn!(
-            "{}: there is no {REMOTE} on the far side: {FALLBACK} is run, and frames pass whole",
-            self.config.name
-        );
+    /// Runs something else instead.
+    fn fall_back(&mut self, far: Far) -> io::Result<()> {
+        if far == Far::VdePlug {
+            let name = &self.config.name;
+            log::warn!("{name}: there is no {REMOTE} on the far side: {FALLBACK} is run, and frames pass whole");
+        }
         self.drops.merge(&self.process.counters().drops);
-        self.far = Far::VdePlug;
+        self.far = far;
         self.process = self.config.start(self.far)?;
         if let Some((registry, token)) = &self.watch {
             self.process.register(registry, *token)?;
@@ -232,10 +248,10 @@ impl Link for Ssh {
     fn service(&mut self, now: Instant) -> io::Result<()> {
         let Some(end) = self.process.service(now) else { return Ok(()) };
         let is_missing = end.status.is_some_and(|status| status.code() == Some(NOT_FOUND));
-        if is_missing && self.far == Far::Plug && self.config.remote.is_none() {
-            return self.fall_back();
+        match self.far.next().filter(|_| is_missing && self.config.remote.is_none()) {
+            Some(far) => self.fall_back(far),
+            None => Err(self.fault(&end)),
         }
-        Err(self.fault(&end))
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -260,6 +276,11 @@ impl Link for Ssh {
         counters.drops.merge(&self.drops);
         counters
     }
+}
+
+/// Where plug is on this host: beside the program that runs, which may be another of ours.
+fn own_path() -> String {
+    std::env::current_exe().map_or_else(|_| REMOTE.to_owned(), |path| path.with_file_name(REMOTE).display().to_string())
 }
 
 /// A word as every shell takes it for one, and as it is if nothing in it means something to a shell.

@@ -62,10 +62,18 @@ const SSH: &str = "ssh -i /run/ssh/id -o StrictHostKeyChecking=no -o UserKnownHo
 /// Starts a program of ours on a host, with everything it says in its log.
 pub fn start_on(host: &Host, line: &str) -> Process {
     let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
-    let line = host.line(&format!("{} {rest}", program(name).display()));
-    let mut command = command(&line);
+    start(&host.line(&format!("{} {rest}", program(name).display())))
+}
+
+/// Starts the program at this path here; the line has its name.
+pub fn start_path(path: &str, line: &str) -> Process {
+    start(&format!("{path} {}", line.split_once(' ').unwrap().1))
+}
+
+fn start(line: &str) -> Process {
+    let mut command = command(line);
     command.env("ETHERLOOM_LOG", "info").env("PLUG_SSH", SSH);
-    Process::start_command(command, &line)
+    Process::start_command(command, line)
 }
 
 /// The lab's network and the keys, once. The lab's first host is on it too, at 192.168.7.254.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use netlab::process::{Process, Switch, program};
 use netlab::world::{Host, PATIENCE, Transfer, command, lab, lab_within, run, wait_until};
 
-use crate::far::{Far, start_on};
+use crate::far::{Far, start_on, start_path};
 
 /// Switches here and on a far host, in /run/a and /run/b, and a guest of each, at 10.0.0.1 and 10.0.0.2.
 struct Sides {
@@ -84,12 +84,19 @@ fn the_original_vde_plug_serves_on_the_far_side() {
         let bytes = Transfer::start(&sides.left, &sides.right, "10.0.0.2:5000", 16 << 20);
         assert_eq!(bytes.finish(), 16 << 20);
         drop(cable);
-        // Where there is no plug, it is found by itself.
+        // It is found where there is no plug: not in the path, and not where it is here.
         let config = fs::read_to_string("/run/ssh/config").unwrap();
         let path = config.lines().find(|line| line.starts_with("SetEnv")).unwrap();
         fs::write("/run/ssh/config", config.replace(path, "SetEnv PATH=/usr/bin:/bin")).unwrap();
         let other = Far::new("other", "192.168.7.3");
-        let mut cable = start_on(&Host::HERE, &format!("plug /run/a {}", other.locator("/run/b")));
+        let line = format!("plug /run/a {}", other.locator("/run/b"));
+        let cable = start_on(&Host::HERE, &line);
+        sides.wait_for_ping();
+        assert_eq!(cable.said().matches("vde_plug").count(), 0, "{}", cable.said());
+        drop(cable);
+        fs::copy(program("plug"), "/run/plug").unwrap();
+        let mut cable = start_path("/run/plug", &line);
+        fs::remove_file("/run/plug").unwrap();
         cable.wait_for("there is no plug on the far side: vde_plug is run");
         sides.wait_for_ping();
     });
