@@ -5,10 +5,12 @@
 //! | `spec` | what each kind's options mean: plain data, checked before anything is opened |
 //! | `user` | the user-mode NAT |
 //! | `hub` | links joined so that each hears all others |
+//! | `pipe` | `dpipe`: commands joined by their standard input and output |
 //!
 //! [`check`] and [`open`] know every kind that exists: null, pcap, tap, user and vde.
 
 mod hub;
+pub mod pipe;
 mod spec;
 mod user;
 
