@@ -11,7 +11,7 @@ use program::links::LINKS;
 use program::options::{Operand, OptionSpec, Program, Style, Topic, Value};
 use program::{completion, help, manual};
 
-static PROGRAMS: [&Program; 2] = [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM];
+static PROGRAMS: [&Program; 3] = [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM, &plug::pipe::PROGRAM];
 
 /// Everything that is written, in a directory that goes with this.
 struct Written(PathBuf);

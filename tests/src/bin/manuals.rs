@@ -15,7 +15,7 @@ use program::options::Program;
 use program::{completion, manual};
 
 /// The programs.
-static PROGRAMS: [&Program; 2] = [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM];
+static PROGRAMS: [&Program; 3] = [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM, &plug::pipe::PROGRAM];
 
 fn main() -> anyhow::Result<()> {
     let directory = std::env::args_os().nth(1).context("usage: manuals DIRECTORY")?;
