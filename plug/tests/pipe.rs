@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
@@ -83,6 +84,8 @@ const CASES: &[Case<'static>] = &[
     ("it becomes the last command, which has the pid",
      &["-n", "-p", "FILE", "true", "=", "sh", "-c", "test $(cat FILE) = $$ && echo right >&2; exit 4"],
      "right\n", 4),
+    ("the files go although the whole group is killed",
+     &["-n", "-p", "FILE", "-P", "GROUP", "cat", "=", "sh", "-c", "env kill -TERM -- -$$; sleep 10"], "", 143),
 ];
 
 #[test]
@@ -92,7 +95,7 @@ fn debians_dpipe_does_the_same() {
             let scratch = Scratch::new();
             let words = words.iter().map(|word| scratch.fill(word));
             let output = finish(&program, words.collect::<Vec<_>>(), Some("off"));
-            let outcome = (String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code());
+            let outcome = (String::from_utf8_lossy(&output.stderr).into_owned(), code(&output));
             assert_eq!(outcome, ((*stderr).to_owned(), Some(*status)), "{name}, {whose}");
             wait_until(&format!("{name}, {whose}: the files are gone"), || scratch.is_empty());
         }
@@ -256,6 +259,11 @@ fn finish(program: &Path, words: Vec<String>, log: Option<&str>) -> Output {
     command.args(["--kill-after=1", &PATIENCE.as_secs().to_string()]).arg(program).args(words);
     command.stdin(Stdio::null()).env("LC_ALL", "C").env_remove("ETHERLOOM_LOG");
     command.envs(log.map(|log| ("ETHERLOOM_LOG", log))).output().unwrap()
+}
+
+/// The exit status as a shell has it.
+fn code(output: &Output) -> Option<i32> {
+    output.status.code().or_else(|| output.status.signal().map(|signal| 128 + signal))
 }
 
 fn wait(child: &mut Child) -> std::process::ExitStatus {

@@ -311,7 +311,7 @@ fn leave_a_cleaner(files: &[Option<PidFile>]) -> Result<(), PipeError> {
 /// A descriptor that can be read when this process has ended (pidfd_open(2)).
 fn this_process() -> io::Result<OwnedFd> {
     // SAFETY: takes two numbers.
-    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, getpid().as_raw(), 0) };
     let descriptor = i32::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0);
     let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
     // SAFETY: it is open, new, and nobody else's.
