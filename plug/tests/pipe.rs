@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A name, the words, and what comes of it: standard error and the exit status. `FILE` and `GROUP` are paths.
 type Case<'a> = (&'a str, &'a [&'a str], &'a str, i32);
 
+/// Which of the lowest descriptors a command has.
+const DESCRIPTORS: &str = "for n in 0 1 2 3 4 5; do test -e /proc/$$/fd/$n && echo $n >&2; done; true";
+
 #[rustfmt::skip]
 const CASES: &[Case<'static>] = &[
     ("both directions",
@@ -57,11 +60,11 @@ const CASES: &[Case<'static>] = &[
     ("a command's own options", &["true", "=", "sh", "-c", "echo $* >&2", "x", "-d", "--help", "-p"],
      "-d --help -p\n", 0),
     ("two dashes", &["--", "true", "=", "sh", "-c", "exit 3"], "", 3),
-    ("the first command's descriptors", &["sh", "-c", "for n in 0 1 2 3 4 5; do test -e /proc/$$/fd/$n && echo $n >&2; done; true", "=", "true", "=", "true"],
+    ("the first command's descriptors", &["sh", "-c", DESCRIPTORS, "=", "true", "=", "true"],
      "0\n1\n2\n", 0),
-    ("the descriptors of one in between", &["true", "=", "sh", "-c", "for n in 0 1 2 3 4 5; do test -e /proc/$$/fd/$n && echo $n >&2; done; true", "=", "true"],
+    ("the descriptors of one in between", &["true", "=", "sh", "-c", DESCRIPTORS, "=", "true"],
      "0\n1\n2\n3\n4\n", 0),
-    ("the last command's descriptors", &["true", "=", "true", "=", "sh", "-c", "for n in 0 1 2 3 4 5; do test -e /proc/$$/fd/$n && echo $n >&2; done; true"],
+    ("the last command's descriptors", &["true", "=", "true", "=", "sh", "-c", DESCRIPTORS],
      "0\n1\n2\n", 0),
     ("the last command's status", &["sh", "-c", "exit 3", "=", "sh", "-c", "exit 4", "=", "sh", "-c", "exit 5"],
      "", 5),
@@ -77,7 +80,8 @@ const CASES: &[Case<'static>] = &[
     ("the pid file", &["-p", "FILE", "sh", "-c", "test $(cat FILE) = $PPID && echo right >&2", "=", "true"],
      "right\n", 0),
     ("the group file",
-     &["-P", "GROUP", "sh", "-c", "test $(cat GROUP) = -$PPID && env kill -0 -- $(cat GROUP) && echo right >&2", "=", "true"],
+     &["-P", "GROUP", "sh", "-c",
+       "test $(cat GROUP) = -$PPID && env kill -0 -- $(cat GROUP) && echo right >&2", "=", "true"],
      "right\n", 0),
     ("it becomes the last command", &["-n", "true", "=", "sh", "-c", "exit 3"], "", 3),
     ("it becomes a command that does not exist", &["-n", "cat", "=", "no-such-command"], "", 127),

@@ -5,8 +5,8 @@
 //! | `grammar` | the command line: which command reads and writes which pipe. Pure |
 //! | `processes` | the pipes, the processes, their end and its status |
 //!
-//! Theory: the commands of a line lie on one ring of pipes. A command in between cuts the ring into two where it talks to
-//! both sides, and lies on one half of it where it filters one direction:
+//! Theory: the commands of a line lie on one ring of pipes. A command in between cuts the ring into two where it talks
+//! to both sides, and lies on one half of it where it filters one direction:
 //!
 //! ```text
 //! a = b          a ──> b ──> a
@@ -16,10 +16,10 @@
 //! ```
 //!
 //! What differs from vdeplug 4.0.1 (watched with strace): a line that is not understood ends with status 2 instead of 0;
-//! brackets that do not fit are refused instead of being arguments; `==` and `=x` are arguments instead of signs; a pid file that cannot be written is an error; in the
-//! background the working directory stays, so that relative paths mean what they meant, and a command that cannot be
-//! run ends the others; after a signal it waits for the commands; they have SIGPIPE's usual effect; a signal that was
-//! ignored (nohup) stays so; a session's leader can run it.
+//! brackets that do not fit are refused instead of being arguments; `==` and `=x` are arguments instead of signs; a pid
+//! file that cannot be written is an error; in the background the working directory stays, so that relative paths mean
+//! what they meant, and a command that cannot be run ends the others; after a signal it waits for the commands; they
+//! have SIGPIPE's usual effect; a signal that was ignored (nohup) stays so; a session's leader can run it.
 //!
 //! Neighbours: `program::options` reads the options, `program::process` goes to the background and writes pid files.
 
@@ -148,7 +148,7 @@ pub static PROGRAM: Program = Program {
          right to left: a filter that needs no more than standard input and output. The signs }=}, {={, }={ and {=} \
          close one filter and open the next.",
         "Each sign is a word of its own. Options stand before the first command; those behind it are the command's.",
-        "Each pipe holds 256 KiB where that is permitted: twenty segments that a switch has not cut, and 2 ms at \
+        "Each pipe holds 256 KiB where that is permitted: more than a hundred frames of 1500 bytes, and 2 ms at \
          1 Gbit/s. More would only make what is queued older on a slow cable.",
         "It ends when all commands have ended. The signals TERM, INT, HUP and QUIT are passed on to the process group \
          of the commands, and it waits for them.",

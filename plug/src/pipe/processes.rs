@@ -1,7 +1,7 @@
 //! A [`Pipeline`] made real: pipes, processes, their end.
 //!
-//! Invariants: each end of a pipe is in one process only, so that a command's end is seen at once by those it talked to.
-//! Every process that is started here is waited for here, unless this process becomes the last command.
+//! Invariants: each end of a pipe is in one process only, so that a command's end is seen at once by those it talked
+//! to. Every process that is started here is waited for here, unless this process becomes the last command.
 //!
 //! Order: the two descriptors for alternates are taken first, so that they are the lowest that are free, as in dpipe;
 //! then the background, the process group, the files, the pipes, the commands.
