@@ -15,7 +15,7 @@
 //! a ={ b {= c    a ──> c ──> b ──> a
 //! ```
 //!
-//! What differs from vdeplug 4.0.1 (watched with strace): a line that is not understood ends with status 2 instead of 0;
+//! What differs from vdeplug 4.0.1 (watched with strace): a line that makes no sense ends with status 2 instead of 0;
 //! brackets that do not fit are refused instead of being arguments; `==` and `=x` are arguments instead of signs; a pid
 //! file that cannot be written is an error; in the background the working directory stays, so that relative paths mean
 //! what they meant, and a command that cannot be run ends the others; after a signal it waits for the commands; they
