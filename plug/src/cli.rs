@@ -200,7 +200,7 @@ pub static PLUG: Program = Program {
     name: "plug",
     summary: "cable between virtual Ethernets",
     style: Style::Gnu,
-    usage: &["[OPTION]... [LINK]", "[OPTION]... LINK LINK"],
+    usage: &["[OPTION]... [LINK]", "[OPTION]... LINK LINK", "pipe COMMAND [ARG]... = COMMAND [ARG]..."],
     description: &[
         "Joins two links, on one host or across hosts, and carries Ethernet frames between them. A link is named by \
          a locator; a word without :// is the directory of a VDE switch.",
@@ -209,6 +209,7 @@ pub static PLUG: Program = Program {
          themselves, and then frames pass with their offloads, segments of up to 64 KiB uncut.",
         "plug vde:///run/a ssh://host/run/b does the same with one command, by the user's own ssh and its \
          configuration. If there is no plug on the far side, vde_plug is run.",
+        "plug pipe is dpipe(1), and so is a link of that name to this program.",
         "Frames that the other side does not take at once are dropped and counted; a queue on the way to another host \
          drops its oldest.",
         "As a login shell it joins the usual switch for vde_plug and plug --cable, and does nothing else.",

@@ -11,6 +11,7 @@
 //! | `fault` | why a link to another host has ended |
 //! | `hub` `join` | links joined so that each hears all others; two links |
 //! | `port` | a link that is joined to others, for both |
+//! | `pipe` | `dpipe`: commands joined by their standard input and output |
 //!
 //! [`check`] and [`open`] know every kind that exists: cmd, listen, null, pcap, reconnect, ssh, stdio,
 //! stream, tap, user and vde.
@@ -20,6 +21,7 @@ mod coprocess;
 mod fault;
 mod hub;
 mod join;
+pub mod pipe;
 mod port;
 mod reconnect;
 mod spec;

@@ -1,10 +1,12 @@
 //! `plug`, `vde_plug` and `dpipe`: reads the command line, joins the links, and turns the end into an exit status.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
 use nix::syslog::{Facility, LogFlags, Severity, openlog, syslog};
 use plug::cli::{self, Invocation, JoinConfig};
+use plug::pipe::{self, Plan};
 use plug::{Ending, FaultKind, Join};
 use program::messages::{invocation_name, speaker, start_log};
 use program::process::{self, PidFile};
@@ -12,7 +14,14 @@ use program::signals::Signals;
 
 fn main() -> ExitCode {
     start_log();
-    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let mut words = std::env::args_os().skip(1).peekable();
+    if invocation_name() == pipe::PROGRAM.name {
+        return join_commands(words);
+    }
+    if words.next_if(|word| word == "pipe").is_some() {
+        return join_commands(words);
+    }
+    let words = words.map(|word| word.to_string_lossy().into_owned());
     match cli::parse(&invocation_name(), words) {
         Err(error) => {
             eprintln!("{}: {error}", speaker());
@@ -29,6 +38,17 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+    }
+}
+
+/// Is dpipe.
+fn join_commands(words: impl Iterator<Item = OsString>) -> ExitCode {
+    match Plan::parse(words).and_then(Plan::run) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("{}: {error}", speaker());
+            ExitCode::from(error.exit_status())
+        }
     }
 }
 

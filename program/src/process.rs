@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::getpgrp;
 
 /// A process matter that failed.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +128,29 @@ impl PidFile {
     /// # Errors
     /// [`ProcessError::PidFileHeld`] if its process lives, [`ProcessError::PidFile`] if it cannot be written.
     pub fn create(path: &Path) -> Result<Self, ProcessError> {
+        Self::create_with(path, std::process::id().into())
+    }
+
+    /// Writes the id of this process's group instead, negative, as kill(1) takes it.
+    ///
+    /// # Errors
+    /// As [`PidFile::create`].
+    pub fn create_for_group(path: &Path) -> Result<Self, ProcessError> {
+        Self::create_with(path, -i64::from(getpgrp().as_raw()))
+    }
+
+    /// Removes the file, unless somebody has put another in its place. Dropping does the same; this is for a process
+    /// that holds it by inheritance.
+    pub fn remove(&self) {
+        let identity = |file: Metadata| (file.dev(), file.ino());
+        if let (Ok(ours), Ok(theirs)) = (self.lock.metadata(), std::fs::symlink_metadata(&self.path))
+            && identity(ours) == identity(theirs)
+        {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    fn create_with(path: &Path, id: i64) -> Result<Self, ProcessError> {
         let error = |source| ProcessError::PidFile { path: path.to_owned(), source };
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(error)?;
@@ -137,20 +161,14 @@ impl PidFile {
         }
         file.set_len(0).map_err(error)?;
         file.rewind().map_err(error)?;
-        writeln!(file, "{}", std::process::id()).map_err(error)?;
+        writeln!(file, "{id}").map_err(error)?;
         Ok(Self { path: path.to_owned(), lock: file })
     }
 }
 
 impl Drop for PidFile {
-    /// Removes the file, unless somebody has put another in its place.
     fn drop(&mut self) {
-        let identity = |file: Metadata| (file.dev(), file.ino());
-        if let (Ok(ours), Ok(theirs)) = (self.lock.metadata(), std::fs::symlink_metadata(&self.path))
-            && identity(ours) == identity(theirs)
-        {
-            let _ = std::fs::remove_file(&self.path);
-        }
+        self.remove();
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 
 /// Asking to end: terminate, interrupt, hang up, quit.
 const ENDING: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
@@ -23,7 +23,16 @@ impl Signals {
     /// # Errors
     /// No descriptor is left.
     pub fn block() -> io::Result<Self> {
+        Self::block_and(&[])
+    }
+
+    /// The same with other signals too, as `SIGCHLD`.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn block_and(others: &[i32]) -> io::Result<Self> {
         let mut set = empty_set();
+        others.iter().for_each(|signal| add(&mut set, *signal));
         for signal in ENDING.into_iter().filter(|signal| !is_ignored(*signal)) {
             add(&mut set, signal);
         }
@@ -53,6 +62,12 @@ impl Drop for Signals {
         // What is still pending has been answered by whatever ended the machine.
         while self.take().is_some() {}
         set_mask(&self.before);
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
     }
 }
 

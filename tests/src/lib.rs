@@ -17,9 +17,14 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
+use program::options::Program;
 
 pub use host::{Exec, Host, Lease, Output, Process};
 pub use vm::{Guest, Vm, Vmm};
+
+/// The programs, by their tables.
+pub static PROGRAMS: [&Program; 5] =
+    [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM, &plug::cli::PLUG, &plug::cli::VDE_PLUG, &plug::pipe::PROGRAM];
 
 /// The root of the workspace.
 pub fn workspace() -> &'static Path {

@@ -10,9 +10,7 @@ use std::process::{Command, Output};
 use program::links::LINKS;
 use program::options::{Operand, OptionSpec, Program, Style, Topic, Value};
 use program::{completion, help, manual};
-
-static PROGRAMS: [&Program; 4] =
-    [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM, &plug::cli::PLUG, &plug::cli::VDE_PLUG];
+use tests::PROGRAMS;
 
 /// Everything that is written, in a directory that goes with this.
 struct Written(PathBuf);

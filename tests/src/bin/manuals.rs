@@ -11,12 +11,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use program::options::Program;
 use program::{completion, manual};
-
-/// The programs.
-static PROGRAMS: [&Program; 4] =
-    [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM, &plug::cli::PLUG, &plug::cli::VDE_PLUG];
+use tests::PROGRAMS;
 
 fn main() -> anyhow::Result<()> {
     let directory = std::env::args_os().nth(1).context("usage: manuals DIRECTORY")?;

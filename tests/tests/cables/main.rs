@@ -5,9 +5,11 @@
 //! | module | subject |
 //! |---|---|
 //! | `ssh` | cables over a real sshd: what they carry, how they end, how they come back |
+//! | `pipe` | `dpipe` with vde_plug, theirs and ours, at its ends |
 //! | `far` | hosts with an sshd |
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
 mod far;
+mod pipe;
 mod ssh;
