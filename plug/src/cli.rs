@@ -205,10 +205,11 @@ pub static PLUG: Program = Program {
         "Joins two links, on one host or across hosts, and carries Ethernet frames between them. A link is named by \
          a locator; a word without :// is the directory of a VDE switch.",
         "With one link, or none for the usual switch, the other is standard input and output, in the stream format of \
-         vde_plug: dpipe plug /run/a = ssh host plug /run/b. Where both ends are Etherloom's they find that out by \
-         themselves, and then frames pass with their offloads, segments of up to 64 KiB uncut.",
+         vde_plug: dpipe plug /run/a = ssh host plug /run/b.",
         "plug vde:///run/a ssh://host/run/b does the same with one command, by the user's own ssh and its \
-         configuration. If there is no plug on the far side, vde_plug is run.",
+         configuration. Frames pass with their offloads, segments of up to 64 KiB uncut. If there is no plug on the far \
+         side, vde_plug is run. Under plug pipe, or our dpipe, two plugs that are joined directly find out that they \
+         are, and do the same.",
         "plug pipe is dpipe(1), and so is a link of that name to this program.",
         "Frames that the other side does not take at once are dropped and counted; a queue on the way to another host \
          drops its oldest.",

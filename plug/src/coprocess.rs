@@ -23,6 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::fault::FaultKind;
+use crate::stdio::DIRECT;
 
 /// How long a hello may take: a name is resolved, a connection made, a password typed.
 const HELLO_TIME: Duration = Duration::from_secs(120);
@@ -84,6 +85,7 @@ impl Coprocess {
     /// # Errors
     /// It cannot be started.
     pub(crate) fn start(mut command: Command, name: &str, speaker: &str, begin: Begin) -> io::Result<Self> {
+        command.env_remove(DIRECT);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let (Some(input), Some(output), Some(words)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -94,11 +96,10 @@ impl Coprocess {
             // A smaller pipe serves too.
             let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
         }
-        let opening = if begin == Begin::Hello { Opening::Silent } else { Opening::Greet };
         Ok(Self {
             name: name.to_owned(),
             speaker: speaker.to_owned(),
-            stream: FrameStream::new(output, input, Framing::Vde, opening)?,
+            stream: FrameStream::new(output, input, Framing::Vde, Opening::Silent)?,
             child,
             words: Words::new(words)?,
             state: if begin == Begin::Hello { State::Expected(Instant::now() + HELLO_TIME) } else { State::Running },

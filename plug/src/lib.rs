@@ -35,7 +35,7 @@ pub use join::{Ending, Join};
 pub use reconnect::{Pauses, Reconnect};
 pub use spec::{BringUp, Spec, TapSpec};
 pub use ssh::{Ssh, SshConfig};
-pub use stdio::{Stdio, StdioRole};
+pub use stdio::{DIRECT, Stdio, StdioRole};
 pub use user::{User, UserError};
 
 use std::io;

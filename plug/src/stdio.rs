@@ -1,4 +1,7 @@
 //! `stdio://`: standard input and output as a VDE stream, as vde_plug has it.
+//!
+//! Whether a program of VDE's stands in the way, as wirefilter, which passes a greeting on and nothing that may follow it,
+//! cannot be found out from here. So it greets only where [`DIRECT`] says that nothing does; it answers every greeting.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,6 +11,9 @@ use link::stream::wire::Framing;
 use link::stream::{FrameStream, Opening};
 use link::{Capabilities, Counters, Link, Offloads, RxBatch, TxBatch};
 use mio::{Registry, Token};
+
+/// The environment variable by which dpipe says that the command at the other end is joined to this one directly.
+pub const DIRECT: &str = "ETHERLOOM_DIRECT";
 
 /// Who is at the other end of standard input and output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +34,8 @@ impl Stdio {
     /// They are closed.
     pub fn open(role: StdioRole) -> io::Result<Self> {
         let opening = match role {
-            StdioRole::Plain => Opening::Greet,
+            StdioRole::Plain if std::env::var_os(DIRECT).is_some() => Opening::Greet,
+            StdioRole::Plain => Opening::Silent,
             StdioRole::Cable => Opening::Hello(None),
         };
         let input: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;

@@ -23,6 +23,7 @@ use program::process::{PidFile, daemonize};
 use program::signals::Signals;
 
 use super::{PipeError, Pipeline, Stage, Wrapper};
+use crate::stdio::DIRECT;
 
 /// The status of a command that cannot be run, for whatever reason.
 const CANNOT_RUN: u8 = 127;
@@ -132,6 +133,10 @@ impl Starter {
         command.args(arguments).stdin(self.reader(stage.input)?).stdout(self.writer(stage.output)?);
         command.env("ALTERNATE_STDIN", self.alternates.input.as_raw_fd().to_string());
         command.env("ALTERNATE_STDOUT", self.alternates.output.as_raw_fd().to_string());
+        if self.pipes.len() == 2 {
+            // Nothing stands between the two commands.
+            command.env(DIRECT, "1");
+        }
         if self.is_silent {
             command.stderr(Stdio::null());
         }
