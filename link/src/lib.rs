@@ -14,6 +14,7 @@
 //! | `locator` | the grammar that names a link on every command line |
 //! | `null` `pair` `tap` `vde` | the plain kinds, one file each; `vde` with the formats that a switch needs too |
 //! | `datagram` | frames over datagram sockets, for `vde` at either end |
+//! | `socket_file` | sockets that others connect to, and their files |
 //! | `interface_watch` | word of the kernel that an interface went up or down |
 //! | `pcap` `soft` | links around another link: a capture, and offloads in software |
 
@@ -28,6 +29,7 @@ mod null;
 mod pair;
 mod pcap;
 mod reason;
+pub mod socket_file;
 pub mod soft;
 mod tap;
 pub mod vde;

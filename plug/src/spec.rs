@@ -14,7 +14,7 @@ use link::{
     Link, Locator, LocatorError, Null, Options, Pcap, PcapConfig, Resolution, Soft, Tap, TapError, Vde, VdeConfig,
 };
 
-use crate::{OpenError, User};
+use crate::{Impair, ImpairConfig, OpenError, User};
 
 /// A link to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub enum Spec {
     Vde(VdeConfig),
     /// `user://`: the name under which its messages appear, and its settings.
     User(String, Box<slirp::Config>),
+    /// `impair://{LOCATOR}?…`: the link inside, and what is done to its frames.
+    Impair(Box<Spec>, Box<ImpairConfig>),
 }
 
 /// A TAP: `tap://name?mtu=BYTES&up=on|try&persist=on`, or `tap://?fd=N`.
@@ -70,6 +72,7 @@ impl Spec {
             "tap" => parse_tap(locator.clone()),
             "vde" => parse_vde(locator.clone()),
             "user" => Ok(Self::User(locator.to_string(), Box::new(User::config(locator)?))),
+            "impair" => parse_impair(locator.clone()),
             unknown => Err(LocatorError::UnknownKind(unknown.to_owned())),
         }
     }
@@ -85,6 +88,7 @@ impl Spec {
             Self::Tap(tap) => Box::new(Soft::new(tap.open()?)),
             Self::Vde(config) => Box::new(Soft::new(Vde::open(&config)?)),
             Self::User(name, config) => Box::new(Soft::new(User::new(name, *config)?)),
+            Self::Impair(inner, config) => Box::new(Soft::new(Impair::open(inner.open()?, &config)?)),
         })
     }
 }
@@ -219,6 +223,13 @@ fn parse_vde(mut locator: Locator) -> Result<Spec, LocatorError> {
     }
     locator.options.finish()?;
     Ok(Spec::Vde(config))
+}
+
+fn parse_impair(mut locator: Locator) -> Result<Spec, LocatorError> {
+    let inner = Spec::parse(&locator.take_nested()?)?;
+    let config = ImpairConfig::take_from(&mut locator.options)?;
+    locator.options.finish()?;
+    Ok(Spec::Impair(Box::new(inner), Box::new(config)))
 }
 
 /// What stands behind `://`, or the value of the key that says the same in QEMU's spelling.
