@@ -3,7 +3,7 @@
 //! The keys are QEMU's where QEMU has the kind (qemu(1), "Network options"). A key of QEMU's that asks for something we
 //! do otherwise is taken with the value that asks for nothing: `script=no`, `vhost=off`, `queues=1`.
 //!
-//! Neighbours: the links themselves in `link`; `user` for the NAT, whose settings `slirp` takes.
+//! Neighbours: the links themselves in `link`; `impair` for its settings; `user` for the NAT, whose settings `slirp` takes.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -288,6 +288,16 @@ mod tests {
         assert_eq!(ours("pcap:///tmp/x.pcap?len=96&time=nano"), Ok(Spec::Pcap(config.clone())));
         assert_eq!(qemu("pcap,file=/tmp/x.pcap,len=96,time=nano"), Ok(Spec::Pcap(config)));
         assert_eq!(ours("null://"), Ok(Spec::Null));
+        let Ok(Spec::Impair(inner, config)) =
+            ours("impair://{pcap:///x?len=9}?loss=1%,25%&tx.loss=2&seed=5&control=/c")
+        else {
+            panic!("it is no such link")
+        };
+        assert_eq!(*inner, Spec::Pcap(PcapConfig { snap_len: 9, ..PcapConfig::new("/x") }));
+        let shown = |settings: &crate::impair::settings::Settings| settings.shown().collect::<Vec<_>>();
+        assert_eq!(shown(&config.sides.tx), [("loss", "2%".to_owned())]);
+        assert_eq!(shown(&config.sides.rx), [("loss", "1%,25%".to_owned())]);
+        assert_eq!((config.seed, config.control), (Some(5), Some("/c".into())));
         assert!(matches!(qemu("user,hostfwd=tcp::2222-:22"), Ok(Spec::User(..))));
         let vde = VdeConfig {
             dir: Some("/run/lab".into()),
@@ -330,6 +340,14 @@ mod tests {
         refused("vde:///run/lab[x]", "vde: port=x: expected 0 (any) to 16777215");
         refused("vde:///run/lab?mode=888", "vde: mode=888: expected permissions in octal");
         refused("vde:///run/lab?mtu=9217", "vde: mtu=9217: expected 68 to 9216 bytes");
+        refused("impair://tap0", "impair: expected a locator in braces");
+        refused("impair://{hat://}", "unknown kind of link 'hat'");
+        refused("impair://{null://?x=1}", "null: unknown option 'x'");
+        refused("impair://{null://}?x=1", "impair: unknown option 'x'");
+        refused("impair://{null://}?tx.loss=many", "impair: tx.loss=many: expected a percentage");
+        refused("impair://{null://}?rx.reorder=5%", "impair: rx.reorder=5%: frames overtake others only where");
+        refused("impair://{null://}?seed=x", "impair: seed=x: ");
+        refused("impair://{null://}?control=", "impair: control=: expected a path");
         refused("user://?nett=1", "user: unknown option 'nett'");
     }
 
@@ -337,6 +355,11 @@ mod tests {
     fn what_cannot_be_opened_is_named() {
         let refused = |text: &str| ours(text).unwrap().open().map(drop).unwrap_err().to_string();
         assert_eq!(refused("tap://?fd=1000"), "fd=1000: Bad file descriptor");
+        assert_eq!(refused("impair://{tap://?fd=1000}"), "fd=1000: Bad file descriptor");
+        assert!(
+            refused("impair://{null://}?control=/nowhere/x")
+                .starts_with("control socket: cannot bind /nowhere/x: No such")
+        );
         assert!(refused("pcap:///nowhere/x").starts_with("/nowhere/x: No such file"));
         assert_eq!(refused("vde:///nowhere"), "vde:///nowhere: no switch is running there (no such directory)");
         assert!(refused("tap://much-too-long-a-name").contains("is no interface name"));
@@ -344,7 +367,7 @@ mod tests {
 
     #[test]
     fn an_opened_link_takes_every_offload() {
-        for text in ["null://", "user://", "pcap:///dev/null"] {
+        for text in ["null://", "user://", "pcap:///dev/null", "impair://{user://}?loss=1%"] {
             let link = ours(text).unwrap().open().unwrap();
             assert_eq!(link.capabilities().offloads, link::Offloads::ALL, "{text}");
         }

@@ -4,7 +4,7 @@
 use crate::options::{Scheme, Value};
 
 /// Every kind that `plug` opens.
-pub static LINKS: [Scheme; 5] = [
+pub static LINKS: [Scheme; 6] = [
     Scheme {
         name: "tap",
         address: Value::Interface,
@@ -26,6 +26,13 @@ pub static LINKS: [Scheme; 5] = [
         form: "user://",
         help: "the user-mode NAT, with DHCP and DNS; \
                its settings are those of QEMU's -netdev user, as in user://?hostfwd=tcp::2222-:22&restrict=on",
+    },
+    Scheme {
+        name: "impair",
+        address: Value::Text,
+        form: "impair://{LINK}",
+        help: "a bad network around another link, as in impair://{tap://tap0}?delay=50ms&loss=1%&rate=10mbit; \
+               the manual has its settings, and control=PATH lets them be changed while it runs",
     },
     Scheme {
         name: "pcap",

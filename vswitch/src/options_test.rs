@@ -253,7 +253,7 @@ fn help_states_the_defaults_that_hold() {
 #[test]
 fn every_link_that_help_lists_is_one_that_plug_knows() {
     for scheme in PROGRAM.schemes {
-        let locator: Locator = scheme.form.parse().unwrap();
+        let locator: Locator = scheme.form.replace("{LINK}", "{null://}").parse().unwrap();
         assert_eq!(locator.scheme, scheme.name);
         plug::check(&locator).unwrap_or_else(|error| panic!("{}: {error}", scheme.form));
     }

@@ -43,7 +43,7 @@ impl Draws {
     }
 
     /// The next number; all 64 bits are random.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(GAMMA);
         mix(self.0)
     }
@@ -52,14 +52,14 @@ impl Draws {
     pub fn below(&mut self, bound: u64) -> u64 {
         // The high half of the product: its bias is below bound / 2^64.
         #[allow(clippy::cast_possible_truncation, reason = "the high half of 128 bits")]
-        let high = (u128::from(self.next()) * u128::from(bound) >> 64) as u64;
+        let high = ((u128::from(self.number()) * u128::from(bound)) >> 64) as u64;
         high
     }
 
     /// A number above 0 and not above 1.
     #[allow(clippy::cast_precision_loss, reason = "53 bits are left")]
     pub fn unit(&mut self) -> f64 {
-        ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
+        ((self.number() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
     /// A number of the normal distribution with mean 0 and standard deviation 1 (Box and Muller, 1958).
@@ -84,7 +84,7 @@ mod tests {
     fn the_generator_is_splitmix64() {
         // The sequence that begins with state 1234567, as published with other implementations.
         let mut draws = Draws(1_234_567);
-        let first: Vec<u64> = (0..3).map(|_| draws.next()).collect();
+        let first: Vec<u64> = (0..3).map(|_| draws.number()).collect();
         assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }
 
@@ -95,7 +95,7 @@ mod tests {
             for direction in 0..2 {
                 for purpose in [Purpose::Loss, Purpose::Delay, Purpose::Noise] {
                     for number in 0..100 {
-                        assert!(seen.insert(Draws::new(seed, direction, purpose, number).next()));
+                        assert!(seen.insert(Draws::new(seed, direction, purpose, number).number()));
                     }
                 }
             }
