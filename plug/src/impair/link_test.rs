@@ -146,6 +146,20 @@ fn both_directions_are_delayed_and_the_owner_is_woken_in_time() {
 }
 
 #[test]
+fn a_sender_does_not_make_the_link_forget_what_is_to_be_received() {
+    let mut world = World::new("tx.delay=1000s&rx.delay=10ms");
+    send(&mut world.far, [1]);
+    assert!(world.received().is_empty());
+    world.turn(Duration::ZERO);
+    // It becomes due while the owner is busy, and sends.
+    std::thread::sleep(Duration::from_millis(20));
+    world.send([2]);
+    let before = world.wakes;
+    world.until(|world| world.wakes > before);
+    assert_eq!(world.received(), [1]);
+}
+
+#[test]
 fn an_owner_that_never_sleeps_longer_sees_frames_no_earlier_than_they_are_due() {
     let mut world = World::new("delay=20ms");
     let begun = Instant::now();

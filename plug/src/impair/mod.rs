@@ -458,12 +458,16 @@ impl<L: Link> Impair<L> {
         self.rx.figures.drops.add(DropReason::Oversized, misfits);
     }
 
-    /// Sets the timer to when something is to be done next. What is due already, the owner is about to fetch.
+    /// Sets the timer to when something is to be done next.
     fn set_timer(&mut self, now: Instant) -> io::Result<()> {
-        let receives = self.rx.next_due().filter(|due| *due > now);
-        let answers = self.control.as_ref().is_some_and(Control::has_work).then_some(now);
-        let times = [self.tx.next_due(), receives, self.look_again, self.sender_waits, answers];
-        self.timer.set(times.into_iter().flatten().min())
+        self.set_timer_for([self.rx.next_due(), self.look_again], now)
+    }
+
+    /// The same, with these times at which the owner is to receive.
+    fn set_timer_for(&mut self, receive: [Option<Instant>; 2], now: Instant) -> io::Result<()> {
+        let answer = self.control.as_ref().is_some_and(Control::has_work).then_some(now);
+        let others = [self.tx.next_due(), self.sender_waits, answer];
+        self.timer.set(receive.into_iter().chain(others).flatten().min())
     }
 }
 
@@ -504,7 +508,9 @@ impl<L: Link> Link for Impair<L> {
         self.inner.service(now)?;
         self.sender_waits = self.sender_waits.filter(|time| *time > now);
         self.flush(now)?;
-        self.set_timer(now)
+        // The owner receives next: what is due already needs no timer.
+        let receive = [self.rx.next_due(), self.look_again].map(|time| time.filter(|time| *time > now));
+        self.set_timer_for(receive, now)
     }
 
     /// The inner link's, except that nobody asks it before its time.
