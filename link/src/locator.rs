@@ -1,10 +1,10 @@
 //! The grammar that names a link, the same on every command line.
 //!
-//! `scheme://address?key=value&key=value`, where `%XX` stands for a byte in a value and a `%` at its end or in front of a
-//! comma for itself (`loss=1%,25%`), or QEMU's `type,key=value,key=value`, where `,,` stands for a comma. A link around
-//! another has that one's locator as its address, in braces: `impair://{tap://tap0?mtu=9000}?loss=1`. Both become a
-//! [`Locator`]: plain data. What a scheme means and which keys it takes, the kind itself knows; it takes its keys out of
-//! [`Options`], and what is left over is an error that names the key.
+//! `scheme://address?key=value&key=value`, where `%XX` stands for a byte in a value and a `%` at its end or in front of
+//! a comma for itself (`loss=1%,25%`), or QEMU's `type,key=value,key=value`, where `,,` stands for a comma. A link
+//! around another has that one's locator as its address, in braces: `impair://{tap://tap0?mtu=9000}?loss=1`. Both
+//! become a [`Locator`]: plain data. What a scheme means and which keys it takes, the kind itself knows; it takes its
+//! keys out of [`Options`], and what is left over is an error that names the key.
 
 use std::fmt;
 use std::str::FromStr;

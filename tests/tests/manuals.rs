@@ -133,7 +133,7 @@ fn bash_completes_commands_options_and_values() {
         ("vswitch --sock /us", "/usr"),
         ("vswitch --sock=/us", "/usr"),
         ("vswitch --sock -x -g roo", "root"),
-        ("vswitch --port ", "tap:// vde:// user:// pcap:// null://"),
+        ("vswitch --port ", "tap:// vde:// user:// impair:// pcap:// null://"),
         ("vswitch --port pcap:///etc/hostnam", "///etc/hostname"),
         ("vswitch --port=pcap:///etc/hostnam", "///etc/hostname"),
         ("vswitch --port vde:///us", "///usr"),

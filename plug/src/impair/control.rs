@@ -9,12 +9,13 @@
 //! | `reset` | `ok`; nothing is done any more, and frames are numbered from 0 again |
 //! | `help` | the lines and the keys |
 //!
-//! A line that makes no sense is answered `error: …`. Who asks one question shuts down the sending half and reads to the end:
-//! [`ask`].
+//! A line that makes no sense is answered `error: …`. Who asks one question shuts down the sending half and reads to
+//! the end: [`ask`].
 //!
-//! Invariant: only the user of this process, and root, can connect (mode 0600), and nobody there can hold up the link: a
-//! line is at most [`MAX_LINE`] bytes, no line is answered before the answer to the last one is on its way, after
-//! [`MAX_LINES`] it is another's turn, and there are at most [`MAX_CLIENTS`], of whom the oldest goes when one more comes.
+//! Invariant: only the user of this process, and root, can connect (mode 0600), and nobody there can hold up the link:
+//! a line is at most [`MAX_LINE`] bytes, no line is answered before the answer to the last one is on its way, after
+//! [`MAX_LINES`] it is another's turn, and there are at most [`MAX_CLIENTS`], of whom the oldest goes when one more
+//! comes.
 //!
 //! Neighbours: `settings` for the keys, the link around it for what the lines do.
 
@@ -154,8 +155,8 @@ struct Client {
 }
 
 impl Control {
-    /// Makes the socket, in place of one that nobody listens on, and registers it under `token`; those who connect get the
-    /// tokens above.
+    /// Makes the socket, in place of one that nobody listens on, and registers it under `token`; those who connect get
+    /// the tokens above.
     ///
     /// # Errors
     /// Somebody listens there, something else is in the way, or there is no permission.

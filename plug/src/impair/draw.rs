@@ -1,10 +1,10 @@
-//! Chance that can be repeated: what is drawn for a frame depends on the seed, the direction, the purpose and the frame's
-//! number alone.
+//! Chance that can be repeated: what is drawn for a frame depends on the seed, the direction, the purpose and the
+//! frame's number alone.
 //!
 //! The generator is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014,
-//! figure 13, with the constants of its variant 13): a counter that a mixing function makes into numbers, so any place of a
-//! sequence can be had at once. Each purpose has a sequence of its own, whose nth number begins another: the one from
-//! which everything is drawn that this purpose needs for frame n. So no decision takes numbers away from another.
+//! with Stafford's thirteenth mixing function): a counter that is mixed into numbers, so any place of a sequence can be
+//! had at once. Each purpose has a sequence of its own, whose nth number begins another: the one from which everything
+//! is drawn that this purpose needs for frame n. So no decision takes numbers away from another.
 //!
 //! Neighbours: `fate`, which draws; `units::Share`, a probability.
 

@@ -1,10 +1,10 @@
 //! What becomes of a frame: lost, or delivered, when, how often, and with which bits inverted. Pure.
 //!
 //! Theory of operation. Frames are numbered as they come, lost ones too. What chance decides about frame n comes from
-//! `draw` and from nothing else, so with the same seed the nth frame has the same luck whatever else is set. It passes, in
-//! this order: the blackhole, the MTU, loss, the queue's limits; then it leaves at the rate, one after another, and is
-//! under way for the delay. Without jitter, or with `overtake` off, frames arrive in the order in which they came, unless
-//! `reorder` has one skip its delay.
+//! `draw` and from nothing else, so with the same seed the nth frame has the same luck whatever else is set. It passes,
+//! in this order: the blackhole, the MTU, loss, the queue's limits; then it leaves at the rate, one after another, and
+//! is under way for the delay. Without jitter, or with `overtake` off, frames arrive in the order in which they came,
+//! unless `reorder` has one skip its delay.
 //!
 //! A duplicate follows its original out of the queue, takes its time there too, and has a delay of its own.
 //!
@@ -193,8 +193,8 @@ impl Impairment {
         Fate::Delivered(Delivery { due, again, flips: luck.flips, is_reordered: luck.is_reordered })
     }
 
-    /// Everything that depends on chance but the delays, for every frame: what is remembered of one for the next must not
-    /// depend on other settings.
+    /// Everything that depends on chance but the delays, for every frame: what is remembered of one for the next must
+    /// not depend on other settings.
     fn luck(&mut self, number: u64, length: Length) -> Luck {
         let draws = |purpose| Draws::new(self.seed, self.direction, purpose, number);
         let settings = &self.settings;

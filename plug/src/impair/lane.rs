@@ -1,7 +1,7 @@
 //! One direction of an impaired link: its [`Impairment`], and the frames that wait until they are due.
 //!
-//! Invariant: what waits is bounded by the impairment's limits, and a frame that was taken leaves by [`Lane::due`] or is
-//! counted under one drop reason.
+//! Invariant: what waits is bounded by the impairment's limits, and a frame that was taken leaves by [`Lane::due`] or
+//! is counted under one drop reason.
 //!
 //! Neighbours: `fate` decides; the link around it receives and sends.
 

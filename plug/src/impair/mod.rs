@@ -11,8 +11,9 @@
 //! | `control` | the socket that settings are changed by |
 //!
 //! [`settings::KEYS`] lists the keys, with netem's words (tc-netem(8)). A plain key is for both directions, one behind
-//! `tx.` for frames into the wrapped link, one behind `rx.` for those out of it. `seed=N` makes every decision of chance
-//! repeatable: without it a seed is made up, and told at the level of info. `control=PATH` makes a control socket.
+//! `tx.` for frames into the wrapped link, one behind `rx.` for those out of it. `seed=N` makes every decision of
+//! chance repeatable: without it a seed is made up, and told at the level of info. `control=PATH` makes a control
+//! socket.
 //!
 //! # What differs from netem
 //!
@@ -46,25 +47,27 @@
 //!
 //! # Long frames
 //!
-//! A wire loses single segments. So as soon as anything is set for a direction, the link takes (or asks its inner link for)
-//! whole frames alone in that direction, and [`link::Soft`] around it (or inside of it) segments and checksums them first:
-//! loss, rate, MTU and everything else applies to what would be on a wire, and a damaged frame is found out by the checksum
-//! it has. A direction with nothing set passes frames on as they are. A blackhole alone loses long frames whole.
+//! A wire loses single segments. So as soon as anything is set for a direction, the link takes (or asks its inner link
+//! for) whole frames alone in that direction, and [`link::Soft`] around it (or inside of it) segments and checksums
+//! them first: loss, rate, MTU and everything else applies to what would be on a wire, and a damaged frame is found out
+//! by the checksum it has. A direction with nothing set passes frames on as they are. A blackhole alone loses long
+//! frames whole.
 //!
 //! The link states the MTU of the inner link whatever `mtu` says: a bad path tells nobody.
 //!
 //! # Time
 //!
-//! Theory of operation. A frame is taken, its fate decided at once, and it waits until it is due. Frames for the inner link
-//! are sent by [`Link::service`], those for the owner are there for [`Link::receive`]. The inner link, a timer, and the
-//! control socket with those who are connected to it are all registered with an event loop of the link's own, whose
-//! descriptor is what the owner waits for: the timer is exact where an owner's deadline is rounded up to a millisecond.
-//! With nothing set and nothing waiting, frames go straight through; nothing is then due and no timer set.
+//! Theory of operation. A frame is taken, its fate decided at once, and it waits until it is due. Frames for the inner
+//! link are sent by [`Link::service`], those for the owner are there for [`Link::receive`]. The inner link, a timer,
+//! and the control socket with those who are connected to it are all registered with an event loop of the link's own,
+//! whose descriptor is what the owner waits for: the timer is exact where an owner's deadline is rounded up to a
+//! millisecond. With nothing set and nothing waiting, frames go straight through; nothing is then due and no timer set.
 //!
 //! A frame that the inner link does not take when it is due waits for room, and counts as waiting.
 //!
-//! The link's counters are the inner link's, with the frames that were dropped here: [`DropReason::Impaired`] for what was
-//! lost, [`DropReason::Oversized`] for what exceeds `mtu`, [`DropReason::LinkFull`] for what exceeds `limit` or `buffer`.
+//! The link's counters are the inner link's, with the frames that were dropped here: [`DropReason::Impaired`] for what
+//! was lost, [`DropReason::Oversized`] for what exceeds `mtu`, [`DropReason::LinkFull`] for what exceeds `limit` or
+//! `buffer`.
 
 pub mod control;
 pub mod draw;
@@ -181,8 +184,8 @@ pub fn documentation() -> Vec<(String, &'static str)> {
     keys.chain(own.map(|(form, help)| (form.to_owned(), help))).collect()
 }
 
-/// A link around another that does to frames what its settings say. The inner link takes every offload, as one inside of
-/// [`link::Soft`] does; this one does not, so it belongs into such a link itself.
+/// A link around another that does to frames what its settings say. The inner link takes every offload, as one inside
+/// of [`link::Soft`] does; this one does not, so it belongs into such a link itself.
 pub struct Impair<L> {
     name: String,
     inner: L,

@@ -1,8 +1,8 @@
-//! What can be done to the frames of one direction: the keys, as locators, the control socket and the manuals have them,
-//! and the plain data that they make.
+//! What can be done to the frames of one direction: the keys, as locators, the control socket and the manuals have
+//! them, and the plain data that they make.
 //!
-//! Invariant: a key that is not in [`KEYS`] does not exist, and one that is there is read, printed and documented by its
-//! entry. [`Settings::check`] has been asked before anything is done by the settings.
+//! Invariant: a key that is not in [`KEYS`] does not exist, and one that is there is read, printed and documented by
+//! its entry. [`Settings::check`] has been asked before anything is done by the settings.
 //!
 //! Neighbours: `units` for the quantities, `fate` for what the settings do.
 
@@ -138,16 +138,16 @@ pub static KEYS: [Key; 18] = [
     Key {
         name: "jitter",
         form: "TIME",
-        help: "How far the delay varies, to either side. Frames stay in order, so one that follows another closely may wait \
-               for it; overtake=on lets it pass.",
+        help: "How far the delay varies, to either side. Frames stay in order, so one that follows another closely may \
+               wait for it; overtake=on lets it pass.",
         put: |settings, value| take(&mut settings.jitter, value, TIME, |text| time(text, "ms")),
         show: |settings| shown(&settings.jitter, |time| show_time(*time)),
     },
     Key {
         name: "distribution",
         form: "uniform|normal|pareto|paretonormal",
-        help: "How the delay varies: anything within the jitter is as likely (uniform, the default), or with the jitter as \
-               the standard deviation. No delay is less than 0.",
+        help: "How the delay varies: anything within the jitter is as likely (uniform, the default), or with the \
+               jitter as the standard deviation. No delay is less than 0.",
         put: |settings, value| take(&mut settings.distribution, value, DISTRIBUTION, Distribution::parse),
         show: |settings| shown(&settings.distribution, |distribution| distribution.name().to_owned()),
     },
@@ -195,8 +195,8 @@ pub static KEYS: [Key; 18] = [
     Key {
         name: "gemodel",
         form: "P[,R[,1-H[,1-K]]]",
-        help: "Loss by the Gilbert-Elliott model, in place of loss: the probability of passing from the good state to the \
-               bad one, and back, and of losing a frame in the bad state, and in the good one (default R=100%-P, \
+        help: "Loss by the Gilbert-Elliott model, in place of loss: the probability of passing from the good state to \
+               the bad one, and back, and of losing a frame in the bad state, and in the good one (default R=100%-P, \
                1-H=100%, 1-K=0%).",
         put: |settings, value| {
             take(&mut settings.gemodel, value, GEMODEL, |text| GilbertElliott::parse(text).map(Some))
@@ -229,8 +229,8 @@ pub static KEYS: [Key; 18] = [
     Key {
         name: "rate",
         form: "RATE",
-        help: "Frames leave one after another at this rate, as 10mbit or 1250kbps (bytes a second), and wait until then; \
-               limit and buffer say how many may wait.",
+        help: "Frames leave one after another at this rate, as 10mbit or 1250kbps (bytes a second), and wait until \
+               then; limit and buffer say how many may wait.",
         put: |settings, value| take(&mut settings.rate, value, RATE, |text| rate(text).map(Some)),
         show: |settings| settings.rate.map(show_rate),
     },
@@ -264,7 +264,8 @@ pub static KEYS: [Key; 18] = [
     Key {
         name: "mtu",
         form: "BYTES",
-        help: "Frames with more payload than this behind the Ethernet header and its VLAN tags are lost, and nobody is told.",
+        help: "Frames with more payload than this behind the Ethernet header and its VLAN tags are lost, and nobody is \
+               told.",
         put: |settings, value| {
             let parse = |text: &str| text.parse().ok().filter(|mtu| *mtu > 0).map(Some);
             take(&mut settings.mtu, value, "expected a number of bytes, 1 to 65535", parse)

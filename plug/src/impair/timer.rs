@@ -1,5 +1,5 @@
-//! A timer that an event loop can wait for to the microsecond: timerfd_create(2). An event loop's own timeout is rounded up
-//! to milliseconds (epoll_wait(2)).
+//! A timer that an event loop can wait for to the microsecond: timerfd_create(2). An event loop's own timeout is
+//! rounded up to milliseconds (epoll_wait(2)).
 //!
 //! Invariant: the kernel is asked only when the time changes, and a timer that is not set wakes nobody.
 

@@ -1,7 +1,7 @@
 //! Quantities as people write them, in whole numbers: percentages, times, rates, sizes.
 //!
-//! Words are tc(8)'s ("Parameters"), and case does not matter: `1.5%`, `50ms`, `10mbit`, `1250kbps` (bytes a second), `64k`.
-//! A number is exact: one with more digits than its unit keeps is refused. What is printed can be read again.
+//! Words are tc(8)'s ("Parameters"), and case does not matter: `1.5%`, `50ms`, `10mbit`, `1250kbps` (bytes a second),
+//! `64k`. A number is exact: one with more digits than its unit keeps is refused. What is printed can be read again.
 //!
 //! Neighbours: `settings`, whose values these are.
 
