@@ -15,6 +15,7 @@
 //! | `null` `pair` `tap` `vde` | the plain kinds, one file each; `vde` with the formats that a switch needs too |
 //! | `stream` | frames over byte streams: the framings, and `stream://` and `listen://` |
 //! | `datagram` | frames over datagram sockets, for `vde` at either end |
+//! | `socket_file` | sockets that others connect to, and their files |
 //! | `interface_watch` | word of the kernel that an interface went up or down |
 //! | `pcap` `soft` | links around another link: a capture, and offloads in software |
 
@@ -29,6 +30,7 @@ mod null;
 mod pair;
 mod pcap;
 mod reason;
+pub mod socket_file;
 pub mod soft;
 pub mod stream;
 mod tap;

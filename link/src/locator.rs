@@ -1,10 +1,10 @@
 //! The grammar that names a link, the same on every command line.
 //!
-//! `scheme://address?key=value&key=value`, where `%XX` stands for a byte in a value, or QEMU's
-//! `type,key=value,key=value`, where `,,` stands for a comma. A link around another has that one's locator as its address, in
-//! braces: `impair://{tap://tap0?mtu=9000}?loss=1`. That of `cmd` is a command line to its end, without options. Both become a [`Locator`]: plain data. What a scheme means
-//! and which keys it takes, the kind itself knows; it takes its keys out of [`Options`], and what is left over is an
-//! error that names the key.
+//! `scheme://address?key=value&key=value`, where `%XX` stands for a byte in a value and a `%` at its end or in front of
+//! a comma for itself (`loss=1%,25%`), or QEMU's `type,key=value,key=value`, where `,,` stands for a comma. A link
+//! around another has that one's locator as its address, in braces: `impair://{tap://tap0?mtu=9000}?loss=1`. That of `cmd` is a command line to its end, without options. Both
+//! become a [`Locator`]: plain data. What a scheme means and which keys it takes, the kind itself knows; it takes its
+//! keys out of [`Options`], and what is left over is an error that names the key.
 
 use std::fmt;
 use std::str::FromStr;
@@ -195,6 +195,10 @@ fn unescape(kind: &str, text: &str) -> Result<String, LocatorError> {
             bytes.push(*first);
             continue;
         }
+        if matches!(rest, [] | [b',', ..]) {
+            bytes.push(b'%');
+            continue;
+        }
         let [high, low, tail @ ..] = rest else { return Err(error()) };
         let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
         let (Some(high), Some(low)) = (digit(*high), digit(*low)) else { return Err(error()) };
@@ -311,6 +315,16 @@ mod tests {
         let mut ours: Locator = "pcap:///tmp/x?note=a%26b%25".parse().unwrap();
         assert_eq!(ours.to_string(), "pcap:///tmp/x?note=a%26b%25");
         assert_eq!(ours.options.take("note").unwrap().unwrap(), "a&b%");
+    }
+
+    #[test]
+    fn a_percentage_is_written_as_it_is_meant() {
+        let mut locator: Locator = "impair://{null://}?loss=1%,25%&rate=5%25&tx.loss=2%".parse().unwrap();
+        assert_eq!(locator.to_string().parse().as_ref(), Ok(&locator));
+        assert_eq!(locator.options.take("loss").unwrap().unwrap(), "1%,25%");
+        assert_eq!(locator.options.take("rate").unwrap().unwrap(), "5%");
+        assert_eq!(locator.options.take("tx.loss").unwrap().unwrap(), "2%");
+        assert!(matches!("x://?k=1%x".parse::<Locator>(), Err(LocatorError::BadEscape { .. })));
     }
 
     #[test]

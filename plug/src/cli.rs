@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use link::{Locator, LocatorError};
 use program::help;
 use program::links::LINKS;
-use program::options::{Item, Operand, OptionError, OptionSpec, Program, Style, Topic, Value, printable};
+use program::options::{
+    Entries, Item, Operand, OptionError, OptionSpec, Program, Section, Style, Topic, Value, printable,
+};
 
 use crate::reconnect::Pauses;
 use crate::{Spec, StdioRole};
@@ -19,6 +21,8 @@ pub enum Invocation {
     Print(String),
     /// Join two links.
     Join(Box<JoinConfig>),
+    /// Say a line to an impaired link by its control socket.
+    Impair(PathBuf, String),
 }
 
 /// Two links to be joined.
@@ -73,6 +77,10 @@ pub fn parse(name_run_under: &str, words: impl IntoIterator<Item = String>) -> R
     let words: Vec<String> = words.into_iter().collect();
     match words.as_slice() {
         [flag, command] if flag == "-c" => parse_as(&PLUG, login_command(command)?),
+        [word, path, line @ ..] if word == "impair" && !line.is_empty() => {
+            Ok(Invocation::Impair(path.into(), line.join(" ")))
+        }
+        [word, ..] if word == "impair" => Err(UsageError::Refused("impair needs a path and what to say, as in show")),
         [flag, ..] if flag == "-c" => Err(UsageError::LoginShell("it takes -c and one word")),
         _ => parse_as(if name_run_under == VDE_PLUG.name { &VDE_PLUG } else { &PLUG }, words),
     }
@@ -200,7 +208,12 @@ pub static PLUG: Program = Program {
     name: "plug",
     summary: "cable between virtual Ethernets",
     style: Style::Gnu,
-    usage: &["[OPTION]... [LINK]", "[OPTION]... LINK LINK", "pipe COMMAND [ARG]... = COMMAND [ARG]..."],
+    usage: &[
+        "[OPTION]... [LINK]",
+        "[OPTION]... LINK LINK",
+        "pipe COMMAND [ARG]... = COMMAND [ARG]...",
+        "impair PATH WORD...",
+    ],
     description: &[
         "Joins two links, on one host or across hosts, and carries Ethernet frames between them. A link is named by \
          a locator; a word without :// is the directory of a VDE switch.",
@@ -210,7 +223,9 @@ pub static PLUG: Program = Program {
          configuration. Frames pass with their offloads, segments of up to 64 KiB uncut. If there is no plug on the far \
          side, vde_plug is run. Under plug pipe, or our dpipe, two plugs that are joined directly find out that they \
          are, and do the same.",
-        "plug pipe is dpipe(1), and so is a link of that name to this program.",
+        "plug pipe is dpipe(1), and so is a link of that name to this program. plug impair changes an impair:// link \
+         while it runs, by the socket that its control=PATH names: plug impair /run/bad set loss=5%; help lists what \
+         can be said.",
         "Frames that the other side does not take at once are dropped and counted; a queue on the way to another host \
          drops its oldest.",
         "As a login shell it joins the usual switch for vde_plug and plug --cable, and does nothing else.",
@@ -238,8 +253,8 @@ pub static PLUG: Program = Program {
     }],
     commands: &[],
     operands: &[Operand { name: "LINK", value: Value::Locator }, Operand { name: "LINK", value: Value::Locator }],
-    schemes: &LINKS,
-    sections: &[],
+    schemes: LINKS,
+    sections: &[Section { title: "SETTINGS OF IMPAIR LINKS", entries: Entries::Made(crate::impair::documentation) }],
     exit_statuses: EXIT_STATUSES,
     files: &[],
     environment: &[
@@ -351,6 +366,14 @@ mod tests {
         assert!(refused("plug", "carrier-pigeon://").1.contains("unknown kind"));
         assert!(refused("plug", "--recomect").1.contains("did you mean --reconnect?"));
         assert!(refused("plug", "-d /run/a").1.contains("standard input and output"));
+    }
+
+    #[test]
+    fn an_impaired_link_is_spoken_to() {
+        let words = ["impair", "/run/bad", "set", "loss=5%", "delay=1ms"].map(str::to_owned);
+        let said = Invocation::Impair("/run/bad".into(), "set loss=5% delay=1ms".to_owned());
+        assert_eq!(parse("plug", words), Ok(said));
+        assert_eq!(refused("plug", "impair /run/bad").0, 64);
     }
 
     #[test]

@@ -12,14 +12,16 @@
 //! | `hub` `join` | links joined so that each hears all others; two links |
 //! | `port` | a link that is joined to others, for both |
 //! | `pipe` | `dpipe`: commands joined by their standard input and output |
+//! | `impair` | a link around another that makes a bad network of it |
 //!
-//! [`check`] and [`open`] know every kind that exists: cmd, listen, null, pcap, reconnect, ssh, stdio,
+//! [`check`] and [`open`] know every kind that exists: cmd, impair, listen, null, pcap, reconnect, ssh, stdio,
 //! stream, tap, user and vde.
 
 pub mod cli;
 mod coprocess;
 mod fault;
 mod hub;
+pub mod impair;
 mod join;
 pub mod pipe;
 mod port;
@@ -31,6 +33,7 @@ mod user;
 
 pub use fault::{Fault, FaultKind};
 pub use hub::{Cable, Hub, PortCounters, cable};
+pub use impair::{Impair, ImpairConfig, ImpairError};
 pub use join::{Ending, Join};
 pub use reconnect::{Pauses, Reconnect};
 pub use spec::{BringUp, Spec, TapSpec};
@@ -71,6 +74,9 @@ pub enum OpenError {
     /// The user-mode NAT.
     #[error(transparent)]
     User(#[from] UserError),
+    /// A bad network.
+    #[error(transparent)]
+    Impair(#[from] ImpairError),
     /// A descriptor that was to be inherited.
     #[error("fd={fd}: {}", link::reason(.source))]
     Descriptor {

@@ -31,6 +31,16 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },
+        Ok(Invocation::Impair(path, line)) => match plug::impair::control::ask(&path, &line) {
+            Ok(answer) => {
+                println!("{}", answer.trim_end());
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("{}: {}: {}", speaker(), path.display(), link::reason(&error));
+                ExitCode::FAILURE
+            }
+        },
         Ok(Invocation::Join(config)) => match join(*config) {
             Ok(status) => ExitCode::from(status),
             Err(error) => {

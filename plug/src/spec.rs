@@ -3,7 +3,7 @@
 //! The keys are QEMU's where QEMU has the kind (qemu(1), "Network options"). A key of QEMU's that asks for something we
 //! do otherwise is taken with the value that asks for nothing: `script=no`, `vhost=off`, `queues=1`.
 //!
-//! Neighbours: the links themselves in `link`; `user` for the NAT, whose settings `slirp` takes.
+//! Neighbours: the links themselves in `link`; `impair` for its settings; `user` for the NAT, whose settings `slirp` takes.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -21,7 +21,7 @@ use crate::coprocess::Cmd;
 use crate::reconnect::{Pauses, Reconnect};
 use crate::ssh::{Ssh, SshConfig};
 use crate::stdio::{Stdio, StdioRole};
-use crate::{OpenError, User};
+use crate::{Impair, ImpairConfig, OpenError, User};
 
 /// A link to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub enum Spec {
     },
     /// `user://`: the name under which its messages appear, and its settings.
     User(String, Box<slirp::Config>),
+    /// `impair://{LOCATOR}?…`: the link inside, and what is done to its frames.
+    Impair(Box<Spec>, Box<ImpairConfig>),
 }
 
 /// A TAP: `tap://name?mtu=BYTES&up=on|try&persist=on`, or `tap://?fd=N`.
@@ -105,6 +107,7 @@ impl Spec {
             "ssh" => SshConfig::parse(locator.clone()).map(Self::Ssh),
             "reconnect" => parse_reconnect(locator.clone()),
             "user" => Ok(Self::User(locator.to_string(), Box::new(User::config(locator)?))),
+            "impair" => parse_impair(locator.clone()),
             unknown => Err(LocatorError::UnknownKind(unknown.to_owned())),
         }
     }
@@ -135,6 +138,7 @@ impl Spec {
             }
             Self::Reconnect { name, inner, pauses } => Box::new(Soft::new(Reconnect::open(name, *inner, pauses)?)),
             Self::User(name, config) => Box::new(Soft::new(User::new(name, *config)?)),
+            Self::Impair(inner, config) => Box::new(Soft::new(Impair::open(inner.open()?, &config)?)),
         })
     }
 }
@@ -364,6 +368,13 @@ fn take_seconds(options: &mut Options, key: &str) -> Result<Option<Duration>, Lo
     time.map(Some).ok_or_else(|| options.bad_value(key, &text, &"expected seconds, 0 to 86400"))
 }
 
+fn parse_impair(mut locator: Locator) -> Result<Spec, LocatorError> {
+    let inner = Spec::parse(&locator.take_nested()?)?;
+    let config = ImpairConfig::take_from(&mut locator.options)?;
+    locator.options.finish()?;
+    Ok(Spec::Impair(Box::new(inner), Box::new(config)))
+}
+
 /// What stands behind `://`, or the value of the key that says the same in QEMU's spelling.
 fn address_or(locator: &mut Locator, key: &str) -> Result<String, LocatorError> {
     match locator.options.take(key)? {
@@ -435,6 +446,16 @@ mod tests {
         let Ok(Spec::Reconnect { inner, pauses, .. }) = ours("reconnect://{vde:///x?port=2}?max=9") else { panic!() };
         assert_eq!((*inner, pauses.max), (ours("vde:///x?port=2").unwrap(), Duration::from_secs(9)));
         assert_eq!(ours("null://"), Ok(Spec::Null));
+        let Ok(Spec::Impair(inner, config)) =
+            ours("impair://{pcap:///x?len=9}?loss=1%,25%&tx.loss=2&seed=5&control=/c")
+        else {
+            panic!("it is no such link")
+        };
+        assert_eq!(*inner, Spec::Pcap(PcapConfig { snap_len: 9, ..PcapConfig::new("/x") }));
+        let shown = |settings: &crate::impair::settings::Settings| settings.shown().collect::<Vec<_>>();
+        assert_eq!(shown(&config.sides.tx), [("loss", "2%".to_owned())]);
+        assert_eq!(shown(&config.sides.rx), [("loss", "1%,25%".to_owned())]);
+        assert_eq!((config.seed, config.control), (Some(5), Some("/c".into())));
         assert!(matches!(qemu("user,hostfwd=tcp::2222-:22"), Ok(Spec::User(..))));
         let vde = VdeConfig {
             dir: Some("/run/lab".into()),
@@ -482,6 +503,14 @@ mod tests {
         refused("cmd://", "cmd: command=: expected a command");
         refused("reconnect://vde:///x", "reconnect: expected a locator in braces");
         refused("reconnect://{vde:///x?colour=1}", "vde: unknown option 'colour'");
+        refused("impair://tap0", "impair: expected a locator in braces");
+        refused("impair://{hat://}", "unknown kind of link 'hat'");
+        refused("impair://{null://?x=1}", "null: unknown option 'x'");
+        refused("impair://{null://}?x=1", "impair: unknown option 'x'");
+        refused("impair://{null://}?tx.loss=many", "impair: tx.loss=many: expected a percentage");
+        refused("impair://{null://}?rx.reorder=5%", "impair: rx.reorder=5%: frames overtake others only where");
+        refused("impair://{null://}?seed=x", "impair: seed=x: ");
+        refused("impair://{null://}?control=", "impair: control=: expected a path");
         refused("user://?nett=1", "user: unknown option 'nett'");
     }
 
@@ -489,6 +518,11 @@ mod tests {
     fn what_cannot_be_opened_is_named() {
         let refused = |text: &str| ours(text).unwrap().open().map(drop).unwrap_err().to_string();
         assert_eq!(refused("tap://?fd=1000"), "fd=1000: Bad file descriptor");
+        assert_eq!(refused("impair://{tap://?fd=1000}"), "fd=1000: Bad file descriptor");
+        assert!(
+            refused("impair://{null://}?control=/nowhere/x")
+                .starts_with("control socket: cannot bind /nowhere/x: No such")
+        );
         assert!(refused("pcap:///nowhere/x").starts_with("/nowhere/x: No such file"));
         assert_eq!(refused("vde:///nowhere"), "vde:///nowhere: no switch is running there (no such directory)");
         assert!(refused("tap://much-too-long-a-name").contains("is no interface name"));
@@ -496,7 +530,7 @@ mod tests {
 
     #[test]
     fn an_opened_link_takes_every_offload() {
-        for text in ["null://", "user://", "pcap:///dev/null"] {
+        for text in ["null://", "user://", "pcap:///dev/null", "impair://{user://}?loss=1%"] {
             let link = ours(text).unwrap().open().unwrap();
             assert_eq!(link.capabilities().offloads, link::Offloads::ALL, "{text}");
         }

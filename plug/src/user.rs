@@ -159,7 +159,7 @@ impl Link for User {
 }
 
 /// 64 bits of the operating system's randomness, by way of the keys of the standard library's hash tables.
-fn random_seed() -> u64 {
+pub(crate) fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

@@ -4,7 +4,7 @@
 use crate::options::{Scheme, Value};
 
 /// Every kind that `plug` opens.
-pub static LINKS: [Scheme; 11] = [
+pub static LINKS: &[Scheme] = &[
     Scheme {
         name: "tap",
         address: Value::Interface,
@@ -66,6 +66,13 @@ pub static LINKS: [Scheme; 11] = [
         form: "reconnect://{LINK}",
         help: "a link that is opened again when it has ended; \
                min=SECONDS is the first pause (default 0.25), max=SECONDS the longest (3)",
+    },
+    Scheme {
+        name: "impair",
+        address: Value::Text,
+        form: "impair://{LINK}",
+        help: "a bad network around another link, as in impair://{tap://tap0}?delay=50ms&loss=1%&rate=10mbit; \
+               the manual has its settings, and control=PATH lets them be changed while it runs",
     },
     Scheme {
         name: "pcap",

@@ -217,7 +217,7 @@ static CABLE: Program = Program {
         Operand { name: "LINK", value: Value::Locator },
         Operand { name: "MODE", value: Value::Choice(&["fast", "slow"]) },
     ],
-    schemes: &LINKS,
+    schemes: LINKS,
     sections: &[],
     exit_statuses: &[],
     files: &[],

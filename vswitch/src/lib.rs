@@ -7,7 +7,6 @@
 //! | `stp` | spanning tree, pure |
 //! | `switch` | ports, what is plugged into them, and the data path |
 //! | `server` `setup` | the event loop, and how it comes to be |
-//! | `socket_file` | sockets that others connect to, and their files |
 //! | `vde` | the control socket that VDE's clients join by |
 //! | `console` | VDE's console, on standard input and on the management socket |
 //! | `watch` | the table, the events, the captures, the metrics |
@@ -22,7 +21,6 @@ mod id;
 pub mod options;
 mod server;
 mod setup;
-mod socket_file;
 pub mod stp;
 pub mod switch;
 pub mod vde;
@@ -31,6 +29,6 @@ pub mod watch;
 pub use about::About;
 pub use event::Event;
 pub use id::{IdError, PortId, VlanId};
+pub use link::socket_file::SocketError;
 pub use server::Server;
 pub use setup::{SetupError, set_up};
-pub use socket_file::SocketError;

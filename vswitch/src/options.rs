@@ -477,8 +477,11 @@ pub static PROGRAM: Program = Program {
     ],
 
     operands: &[],
-    schemes: &LINKS,
-    sections: &[Section { title: "CONSOLE COMMANDS", entries: Entries::Made(console_commands) }],
+    schemes: LINKS,
+    sections: &[
+        Section { title: "CONSOLE COMMANDS", entries: Entries::Made(console_commands) },
+        Section { title: "SETTINGS OF IMPAIR LINKS", entries: Entries::Made(plug::impair::documentation) },
+    ],
     exit_statuses: &[
         ("0", "The switch was told to end, or the question was answered."),
         ("1", "Something failed; one line on standard error says what."),

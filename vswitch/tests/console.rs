@@ -439,7 +439,7 @@ fn the_management_socket_is_recovered_and_nothing_else_is_replaced() {
     let mut first = start(1);
     Console::connect(&mgmt);
     assert_eq!(fs::metadata(&mgmt).unwrap().permissions().mode() & 0o777, 0o660);
-    fails_with(start(2), "another switch is running there");
+    fails_with(start(2), "another program listens there");
     drop(first.stdin.take());
     assert!(wait(&mut first));
     assert!(!fs::exists(&mgmt).unwrap());

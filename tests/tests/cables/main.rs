@@ -4,6 +4,7 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | `impair` | bad networks: what they do to hosts, and how they are changed |
 //! | `ssh` | cables over a real sshd: what they carry, how they end, how they come back |
 //! | `pipe` | `dpipe` with vde_plug, theirs and ours, at its ends |
 //! | `far` | hosts with an sshd |
@@ -11,5 +12,6 @@
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
 mod far;
+mod impair;
 mod pipe;
 mod ssh;

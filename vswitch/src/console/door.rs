@@ -8,7 +8,7 @@ use std::path::Path;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use crate::socket_file::{self, SocketError, SocketFile, system};
+use link::socket_file::{self, SocketError, SocketFile, system};
 
 /// Sessions that wait to be accepted.
 const BACKLOG: i32 = 15;

@@ -37,11 +37,11 @@ use slab::Slab;
 use crate::Event;
 use crate::about::About;
 use crate::options::Config;
-use crate::socket_file::SocketError;
 use crate::switch::{Switch, Wake};
 use debug::{Categories, Root};
 use door::Door;
 use interpreter::{Complaint, Facts, Interpreter, Next};
+use link::socket_file::SocketError;
 use session::{Room, Served, Session};
 
 /// What follows from a command for the switch as a whole.

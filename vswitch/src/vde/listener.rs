@@ -40,7 +40,7 @@ use mio::{Interest, Registry, Token};
 use super::member::ClientLink;
 use super::{Control, Knock, Member, Peer, Request, escape};
 use crate::PortId;
-use crate::socket_file::{self, SocketError, SocketFile, set_group, system};
+use link::socket_file::{self, SocketError, SocketFile, set_group, system};
 
 /// Where a switch is to be found, and by whom.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use link::{Capabilities, Counters, Link, Offloads, RxBatch, TxBatch};
 use mio::{Registry, Token};
 
 use super::Control;
-use crate::socket_file::SocketFile;
+use link::socket_file::SocketFile;
 
 /// A client that was let in.
 pub struct Member {

@@ -11,7 +11,7 @@ use mio::{Interest, Registry, Token};
 use super::WatchError;
 use super::connection::Stream;
 use crate::options::MetricsAddress;
-use crate::socket_file::{self, SocketError, SocketFile};
+use link::socket_file::{self, SocketError, SocketFile};
 
 /// A socket that listens.
 #[derive(Debug)]

@@ -1,7 +1,9 @@
-//! Sockets that have a file: how the switch makes those that others connect to, and how it removes them.
+//! Sockets that have a file: how a program makes those that others connect to, and how it removes them.
 //!
 //! A file gets its mode and its group whatever the umask is. Only a socket that nobody listens on is replaced, and at the
 //! end a file is removed only if it is still the one made here.
+//!
+//! Neighbours: `vde::socket` for the system calls; the switch's doors, and links that are controlled while they run.
 
 use std::fs;
 use std::io;
@@ -9,14 +11,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
-use link::vde::socket::{self, Kind};
-use link::vde::wire::Address;
+use crate::vde::socket::{self, Kind};
+use crate::vde::wire::Address;
 
 /// Why nobody can be listened to at a path.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Somebody listens there.
-    #[error("{}: another switch is running there", .0.display())]
+    #[error("{}: another program listens there", .0.display())]
     InUse(PathBuf),
     /// Something else is in the way.
     #[error("{}: it exists and is no socket; it is left alone", .0.display())]
@@ -25,7 +27,7 @@ pub enum SocketError {
     #[error("{}: the path is too long for a socket", .0.display())]
     TooLong(PathBuf),
     /// The operating system refused.
-    #[error("cannot {act} {}: {}", .path.display(), link::reason(.source))]
+    #[error("cannot {act} {}: {}", .path.display(), crate::reason(.source))]
     System {
         /// What was to be done.
         act: &'static str,
@@ -40,7 +42,7 @@ pub enum SocketError {
 ///
 /// # Errors
 /// [`SocketError`].
-pub(crate) fn listen(
+pub fn listen(
     path: PathBuf,
     mode: u32,
     group: Option<u32>,
@@ -65,7 +67,7 @@ pub(crate) fn listen(
 ///
 /// # Errors
 /// [`SocketError::System`].
-pub(crate) fn set_group(path: &Path, group: Option<u32>) -> Result<(), SocketError> {
+pub fn set_group(path: &Path, group: Option<u32>) -> Result<(), SocketError> {
     if group.is_none() {
         return Ok(());
     }
@@ -73,7 +75,7 @@ pub(crate) fn set_group(path: &Path, group: Option<u32>) -> Result<(), SocketErr
 }
 
 /// The error of an act on a file.
-pub(crate) fn system(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketError {
+pub fn system(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketError {
     let path = path.to_owned();
     move |source| SocketError::System { act, path, source }
 }
@@ -97,19 +99,22 @@ fn remove_stale(path: &Path, address: &Address) -> Result<(), SocketError> {
 
 /// A socket's file, removed when this is dropped, unless another has taken its place.
 #[derive(Debug)]
-pub(crate) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     identity: Option<(u64, u64)>,
 }
 
 impl SocketFile {
     /// The file of a socket that was bound just now.
-    pub(crate) fn new(path: PathBuf) -> Self {
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
         let identity = identity(&path);
         Self { path, identity }
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }
