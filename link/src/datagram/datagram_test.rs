@@ -2,7 +2,7 @@ use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixDatagram;
 
 use super::*;
-use crate::{Checksum, Fragment};
+use crate::{Checksum, Fragment, FragmentMut};
 
 fn non_blocking(socket: UnixDatagram) -> OwnedFd {
     socket.set_nonblocking(true).unwrap();
