@@ -51,11 +51,12 @@ pub trait Envelope: Send + 'static {
     /// Why the frame is dropped.
     fn seal(&mut self, frame: &Frame<'_>, prefix: &mut [u8]) -> Result<To<'_>, DropReason>;
 
-    /// Reads the prefix of a datagram that is no shorter than it.
+    /// Reads the prefix of a datagram that is no shorter than it. None passes over a datagram in silence, as one of our
+    /// own that has come back.
     ///
     /// # Errors
     /// Why the datagram is dropped.
-    fn open(&mut self, datagram: &Received<'_>) -> Result<VnetHeader, DropReason>;
+    fn open(&mut self, datagram: &Received<'_>) -> Result<Option<VnetHeader>, DropReason>;
 }
 
 /// Where a frame goes.
@@ -141,8 +142,8 @@ impl Envelope for Vnet {
         Ok(To::Peer)
     }
 
-    fn open(&mut self, datagram: &Received<'_>) -> Result<VnetHeader, DropReason> {
-        datagram.prefix.first_chunk().map_or(Ok(VnetHeader::WHOLE), VnetHeader::parse)
+    fn open(&mut self, datagram: &Received<'_>) -> Result<Option<VnetHeader>, DropReason> {
+        datagram.prefix.first_chunk().map_or(Ok(VnetHeader::WHOLE), VnetHeader::parse).map(Some)
     }
 }
 
@@ -158,7 +159,7 @@ impl Envelope for Bare {
         Ok(To::Peer)
     }
 
-    fn open(&mut self, _: &Received<'_>) -> Result<VnetHeader, DropReason> {
-        Ok(VnetHeader::WHOLE)
+    fn open(&mut self, _: &Received<'_>) -> Result<Option<VnetHeader>, DropReason> {
+        Ok(Some(VnetHeader::WHOLE))
     }
 }

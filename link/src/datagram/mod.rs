@@ -362,7 +362,7 @@ impl<E: Envelope> FrameSocket<E> {
                 0 if self.is_seqpacket => return Err(io::ErrorKind::UnexpectedEof.into()),
                 0 if !E::COUNTS_EMPTY => Err(None),
                 _ if is_cut => Err(Some(DropReason::Oversized)),
-                bytes => self.open(batch, holes, index, bytes).map_err(Some),
+                bytes => self.open(batch, holes, index, bytes),
             };
             let filled = frame.and_then(|(header, len)| fill(batch, holes, header, len).map(|()| len).map_err(Some));
             match filled {
@@ -378,20 +378,21 @@ impl<E: Envelope> FrameSocket<E> {
         Ok(())
     }
 
-    /// Looks at a datagram of so many bytes whose frame lies `holes` slots behind the next one.
+    /// Looks at a datagram of so many bytes whose frame lies `holes` slots behind the next one. One that is passed over in
+    /// silence has no reason.
     fn open(
         &mut self,
         batch: &RxBatch<'_>,
         holes: usize,
         index: usize,
         bytes: usize,
-    ) -> Result<(VnetHeader, usize), DropReason> {
+    ) -> Result<(VnetHeader, usize), Option<DropReason>> {
         let prefix = self.envelope.rx_len();
         let len = bytes.checked_sub(prefix).ok_or(DropReason::Runt)?;
         let from = if E::HAS_ADDRESSES { self.vectors.take_source(index) } else { None };
         let slot = batch.free_slots().nth(holes).unwrap_or_default();
         let datagram = Received { prefix: self.vectors.prefix(index, prefix), from, slot, len };
-        let header = self.envelope.open(&datagram)?;
+        let header = self.envelope.open(&datagram)?.ok_or(None)?;
         check(&header, len)?;
         Ok((header, len))
     }

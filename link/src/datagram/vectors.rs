@@ -156,9 +156,9 @@ impl Vectors {
 
     /// Bytes of a received message, and whether it was cut.
     pub(super) fn received(&self, index: usize) -> (usize, bool) {
-        self.messages.get(index).map_or((0, false), |message| {
-            (message.msg_len as usize, message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0)
-        })
+        self.messages
+            .get(index)
+            .map_or((0, false), |message| (message.msg_len as usize, message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0))
     }
 
     /// The prefix of a received message.
