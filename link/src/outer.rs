@@ -13,6 +13,7 @@
 //!
 //! Neighbours: `udp` and `mcast` here, `vxlan` and `l2tpv3` in `plug`.
 
+use std::ffi::CString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
@@ -172,6 +173,9 @@ pub fn new_socket(link: &str, like: SocketAddr, kind: Type, protocol: Protocol) 
     let make = || {
         let socket = Socket::new(Domain::for_address(like), kind.nonblocking().cloexec(), Some(protocol))?;
         permit_fragments(&socket, like.is_ipv4())?;
+        if like.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
         Ok(socket)
     };
     make().map_err(|source: io::Error| {
@@ -230,6 +234,19 @@ pub fn path_mtu(local: Option<IpAddr>, remote: SocketAddr, device: Option<&str>)
     // SAFETY: the memory is as long as stated.
     let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len) };
     usize::try_from(value).ok().filter(|mtu| result == 0 && *mtu > 0)
+}
+
+/// The number of an interface.
+///
+/// # Errors
+/// There is none of that name.
+pub fn interface_index(name: &str) -> io::Result<u32> {
+    let name = CString::new(name)?;
+    // SAFETY: the name ends with a NUL.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
 }
 
 /// Leaves out DF, and has the host fragment by what it knows of the path.

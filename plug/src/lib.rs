@@ -4,21 +4,30 @@
 //! |---|---|
 //! | `spec` | what each kind's options mean: plain data, checked before anything is opened |
 //! | `user` | the user-mode NAT |
+//! | `bare` | the locators of links that carry bare frames in datagrams; `link` has the links |
+//! | `vxlan` `l2tpv3` | tunnels to other hosts, each with its wire format |
 //! | `hub` | links joined so that each hears all others |
 //!
-//! [`check`] and [`open`] know every kind that exists: null, pcap, tap, user and vde.
+//! [`check`] and [`open`] know every kind that exists: dgram, l2tpv3, mcast, null, pcap, socket, tap, udp, user, vde
+//! and vxlan.
 
+mod bare;
 mod hub;
+pub mod l2tpv3;
+mod options;
 mod spec;
 mod user;
+pub mod vxlan;
 
 pub use hub::{Cable, Hub, PortCounters, cable};
+pub use l2tpv3::L2tpv3Config;
 pub use spec::{BringUp, Spec, TapSpec};
 pub use user::{User, UserError};
+pub use vxlan::VxlanConfig;
 
 use std::io;
 
-use link::{Link, Locator, LocatorError, PcapError, TapError, VdeError};
+use link::{DatagramError, Link, Locator, LocatorError, PcapError, TapError, VdeError};
 
 /// Why a link cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +44,9 @@ pub enum OpenError {
     /// A VDE switch.
     #[error(transparent)]
     Vde(#[from] VdeError),
+    /// A link that carries frames in datagrams.
+    #[error(transparent)]
+    Datagram(#[from] DatagramError),
     /// The user-mode NAT.
     #[error(transparent)]
     User(#[from] UserError),

@@ -3,18 +3,19 @@
 //! The keys are QEMU's where QEMU has the kind (qemu(1), "Network options"). A key of QEMU's that asks for something we
 //! do otherwise is taken with the value that asks for nothing: `script=no`, `vhost=off`, `queues=1`.
 //!
-//! Neighbours: the links themselves in `link`; `user` for the NAT, whose settings `slirp` takes.
+//! Neighbours: the links themselves in `link`; `bare`, `vxlan` and `l2tpv3` for the options of those kinds; `user` for the NAT, whose settings `slirp` takes.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use link::datagram::JUMBO_MTU;
 use link::vde::wire::{MAX_PORT, Request};
 use link::{
-    Link, Locator, LocatorError, Null, Options, Pcap, PcapConfig, Resolution, Soft, Tap, TapError, Vde, VdeConfig,
+    DgramConfig, Link, Locator, LocatorError, McastConfig, Null, Options, Pcap, PcapConfig, Resolution, Soft, Tap,
+    TapError, UdpConfig, Vde, VdeConfig,
 };
 
-use crate::{OpenError, User};
+use crate::options::take_mtu;
+use crate::{L2tpv3Config, OpenError, User, VxlanConfig, bare};
 
 /// A link to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,17 @@ pub enum Spec {
     Tap(TapSpec),
     /// `vde://DIR[PORT]?port=N&group=NAME&mode=OCTAL&mtu=BYTES&description=TEXT`: a port of a VDE switch.
     Vde(VdeConfig),
+    /// `udp://HOST:PORT?local=ADDR:PORT&mtu=BYTES`: bare frames to an address. In this and what follows, the name under
+    /// which its messages appear comes first.
+    Udp(String, UdpConfig),
+    /// `dgram:///PATH?local=PATH&mode=OCTAL&mtu=BYTES`: bare frames to a socket file.
+    Dgram(String, DgramConfig),
+    /// `mcast://GROUP:PORT?local=ADDR&ttl=N&mtu=BYTES`: bare frames to a group.
+    Mcast(String, McastConfig),
+    /// `vxlan://HOST[:PORT]?vni=N&peer=HOST[:PORT]&local=ADDR&port=N&ttl=N&dev=NAME&ageing=SECONDS&mtu=BYTES`.
+    Vxlan(String, VxlanConfig),
+    /// `l2tpv3://DST[:PORT]` with QEMU's options.
+    L2tpv3(String, L2tpv3Config),
     /// `user://`: the name under which its messages appear, and its settings.
     User(String, Box<slirp::Config>),
 }
@@ -69,6 +81,12 @@ impl Spec {
             "pcap" => parse_pcap(locator.clone()),
             "tap" => parse_tap(locator.clone()),
             "vde" => parse_vde(locator.clone()),
+            "udp" => bare::parse_udp(locator),
+            "dgram" => bare::parse_dgram(locator),
+            "mcast" => bare::parse_mcast(locator),
+            "socket" => bare::parse_socket(locator),
+            "vxlan" => Ok(Self::Vxlan(locator.to_string(), VxlanConfig::from_locator(locator)?)),
+            "l2tpv3" => Ok(Self::L2tpv3(locator.to_string(), L2tpv3Config::from_locator(locator)?)),
             "user" => Ok(Self::User(locator.to_string(), Box::new(User::config(locator)?))),
             unknown => Err(LocatorError::UnknownKind(unknown.to_owned())),
         }
@@ -84,6 +102,11 @@ impl Spec {
             Self::Pcap(config) => Box::new(Pcap::create(Null::default(), &config)?),
             Self::Tap(tap) => Box::new(Soft::new(tap.open()?)),
             Self::Vde(config) => Box::new(Soft::new(Vde::open(&config)?)),
+            Self::Udp(name, config) => Box::new(Soft::new(config.open(name)?)),
+            Self::Dgram(name, config) => Box::new(Soft::new(config.open(name)?)),
+            Self::Mcast(name, config) => Box::new(Soft::new(config.open(name)?)),
+            Self::Vxlan(name, config) => Box::new(Soft::new(config.open(name)?)),
+            Self::L2tpv3(name, config) => Box::new(Soft::new(config.open(name)?)),
             Self::User(name, config) => Box::new(Soft::new(User::new(name, *config)?)),
         })
     }
@@ -206,10 +229,7 @@ fn parse_vde(mut locator: Locator) -> Result<Spec, LocatorError> {
         let error = || options.bad_value("mode", &mode, &"expected permissions in octal, as in 660");
         config.mode = Some(u32::from_str_radix(&mode, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(error)?);
     }
-    if let Some(mtu) = options.take_parsed::<u16>("mtu")? {
-        if !(68..=JUMBO_MTU).contains(&mtu) {
-            return Err(options.bad_value("mtu", &mtu.to_string(), &format!("expected 68 to {JUMBO_MTU} bytes")));
-        }
+    if let Some(mtu) = take_mtu(options)? {
         config.mtu = mtu;
     }
     config.description = options.take("description")?;
