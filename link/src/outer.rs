@@ -101,6 +101,12 @@ impl Family {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
+    /// This one, or the other where this one is any.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        if self == Self::Any { other } else { self }
+    }
+
     fn has(self, address: &SocketAddr) -> bool {
         match self {
             Self::Any => true,
@@ -133,6 +139,12 @@ impl Endpoint {
             Some(port) => Ok(new(host, port.parse().map_err(|_| "expected a port from 0 to 65535 behind the colon")?)),
             None => default_port.map(|port| new(host, port)).ok_or(EXPECTED),
         }
+    }
+
+    /// The family of the other end's address, if this one's is certain.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.host.parse().map_or(Family::Any, Family::of)
     }
 
     /// Finds the address.
@@ -173,7 +185,7 @@ pub fn new_socket(link: &str, like: SocketAddr, kind: Type, protocol: Protocol) 
     let make = || {
         let socket = Socket::new(Domain::for_address(like), kind.nonblocking().cloexec(), Some(protocol))?;
         permit_fragments(&socket, like.is_ipv4())?;
-        if like.is_ipv6() {
+        if like.is_ipv6() && kind == Type::DGRAM {
             socket.set_only_v6(true)?;
         }
         Ok(socket)

@@ -31,9 +31,10 @@ impl UdpConfig {
     /// # Errors
     /// A name has no address, the local address is taken, or there is no route.
     pub fn open(&self, name: String) -> Result<DatagramLink<Bare>, DatagramError> {
-        let remote = self.remote.resolve(&name, self.family)?;
         let any = Endpoint { host: String::new(), port: 0 };
-        let local = self.local.as_ref().unwrap_or(&any).resolve(&name, Family::of(remote.ip()))?;
+        let local = self.local.as_ref().unwrap_or(&any);
+        let remote = self.remote.resolve(&name, self.family.or(local.family()))?;
+        let local = local.resolve(&name, Family::of(remote.ip()))?;
         let socket = outer::connected_udp(&name, local, remote)?;
         let path = outer::path_mtu(Some(local.ip()), remote, None);
         let mtu = outer::mtu(self.mtu, path, remote.ip(), UDP_HEADER_LEN);

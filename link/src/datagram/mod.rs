@@ -277,8 +277,9 @@ impl<E: Envelope> FrameSocket<E> {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if is_fatal(&error) => return Err(error),
-                // It is taken off the socket by being reported.
-                Err(_) => {
+                // A frame that was sent and refused; it is taken off the socket by being reported.
+                Err(error) => {
+                    self.counters.drops.count(drop_reason(&error));
                     bad += 1;
                     if bad < MAX_BAD { continue } else { break }
                 }

@@ -138,7 +138,7 @@ impl L2tpv3Config {
     /// # Errors
     /// A name has no address, the port is taken, there is no route, or no permission for a raw socket.
     pub fn open(&self, name: String) -> Result<DatagramLink<Session>, DatagramError> {
-        let remote = self.remote.resolve(&name, self.family)?;
+        let remote = self.remote.resolve(&name, self.family.or(self.local.family()))?;
         let local = self.local.resolve(&name, Family::of(remote.ip()))?;
         let socket = if self.layout.is_udp {
             outer::connected_udp(&name, local, remote)?
