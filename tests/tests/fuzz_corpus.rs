@@ -49,3 +49,13 @@ fn frames_stay_in_their_vlan() {
 fn group_messages_leave_snooping_sound() {
     replay("igmp", targets::igmp::target);
 }
+
+#[test]
+fn vxlan_headers_are_read_and_stations_found() {
+    replay("vxlan", targets::vxlan::target);
+}
+
+#[test]
+fn l2tpv3_headers_are_read_in_every_layout() {
+    replay("l2tpv3", targets::l2tpv3::target);
+}

@@ -39,7 +39,7 @@ fn udp_joins_two_switches() {
 fn udp_over_ipv6_joins_two_switches() {
     lab(|| {
         run("sysctl -qw net.ipv6.conf.lo.disable_ipv6=0");
-        carries_pings_and_tcp("udp://[::1]:7002?local=[::1]:7001", "udp://localhost:7001?local=[::1]:7002&mtu=1400");
+        carries_pings_and_tcp("udp://[::1]:7002?local=[::1]:7001", "udp://[::1]:7001?local=[::1]:7002&mtu=1400");
     });
 }
 

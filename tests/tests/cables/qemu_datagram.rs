@@ -91,16 +91,18 @@ fn l2tpv3_over_ip() {
 #[test]
 fn l2tpv3_over_ipv6() {
     lab(|| {
+        run("sysctl -qw net.ipv6.conf.lo.disable_ipv6=0");
+        run("ip addr add fd00::1/128 dev lo");
+        run("ip addr add fd00::2/128 dev lo");
         exchange(
-            "l2tpv3://::1?src=::1&ipv6=on&txsession=1",
-            "l2tpv3,id=n,src=::1,dst=::1,ipv6=on,txsession=1,rxsession=1",
-        )
+            "l2tpv3://fd00::2?src=fd00::1&ipv6=on&txsession=1",
+            "l2tpv3,id=n,src=fd00::2,dst=fd00::1,ipv6=on,txsession=1,rxsession=1",
+        );
     });
 }
 
 /// Frames pass both ways between a switch's port and a netdev; QEMU ends and comes again, and they pass once more.
 fn exchange(port: &str, netdev: &str) {
-    run("sysctl -qw net.ipv6.conf.lo.disable_ipv6=0");
     let switch = Switch::start("a", &format!("-t tap0 --port {port} --port pcap:///run/heard.pcap"));
     run("ip link set tap0 up");
     let mut tap = Interface::open(&Host::HERE, "tap0");
