@@ -3,7 +3,8 @@
 //! The keys are QEMU's where QEMU has the kind (qemu(1), "Network options"). A key of QEMU's that asks for something we
 //! do otherwise is taken with the value that asks for nothing: `script=no`, `vhost=off`, `queues=1`.
 //!
-//! Neighbours: the links themselves in `link`; `bare`, `vxlan` and `l2tpv3` for the options of those kinds; `user` for the NAT, whose settings `slirp` takes.
+//! Neighbours: the links themselves in `link`; `bare`, `vxlan` and `l2tpv3` for the options of those kinds; `user` for
+//! the NAT, whose settings `slirp` takes.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};

@@ -52,16 +52,16 @@ pub static LINKS: [Scheme; 10] = [
         name: "vxlan",
         address: Value::Text,
         form: "vxlan://HOST[:PORT]",
-        help: "VXLAN to a VTEP, to several with peer=HOST[:PORT] for each, or to a multicast group; vni=N is the network; \
-               local=ADDR, port=N (4789), dev=INTERFACE and ttl=N say from where, ageing=SECONDS how long a station is \
+        help: "VXLAN to a VTEP, to several with peer=HOST[:PORT] for each, or to a multicast group; vni=N is the \
+               network; local=ADDR, port=N (4789), dev=INTERFACE and ttl=N say from where, ageing=SECONDS how long a station is \
                remembered (300)",
     },
     Scheme {
         name: "l2tpv3",
         address: Value::Text,
         form: "l2tpv3://HOST[:PORT]",
-        help: "a static L2TPv3 pseudowire, with the settings of QEMU's -netdev l2tpv3, as in \
-               l2tpv3://10.0.0.2:1701?udp=on&src=10.0.0.1&txsession=1&rxsession=2; without udp=on over IP itself",
+        help: "a static L2TPv3 pseudowire, over UDP with udp=on, else over IP itself; its settings are those of QEMU's \
+               -netdev l2tpv3, as in l2tpv3://HOST:1701?udp=on&txsession=1",
     },
     Scheme {
         name: "pcap",

@@ -158,7 +158,8 @@ fn a_locator_says_all_of_it() {
     let full = "vxlan://10.0.0.1:8472?vni=0x7&peer=10.0.0.2";
     assert!(config(full).is_err(), "decimal only");
     let parsed = config(
-        "vxlan://10.0.0.1:8472?vni=16777215&peer=host&peer=[fd00::1]:1&local=10.0.0.9&port=4790&ttl=3&dev=eth0&ageing=20&mtu=9000",
+        "vxlan://10.0.0.1:8472?vni=16777215&peer=host&peer=[fd00::1]:1&local=10.0.0.9\
+         &port=4790&ttl=3&dev=eth0&ageing=20&mtu=9000",
     );
     let peer = |host: &str, port| Endpoint { host: host.to_owned(), port };
     let expected = VxlanConfig {
