@@ -121,6 +121,7 @@ fn bash(written: &Written, line: &str) -> Vec<String> {
 #[test]
 fn bash_completes_commands_options_and_values() {
     let written = Written::new("bash");
+    let links = LINKS.each_ref().map(|scheme| format!("{}://", scheme.name)).join(" ");
     for (line, expected) in [
         ("vswitch ev", "events"),
         ("vswitch --sno", "--snooping"),
@@ -133,7 +134,7 @@ fn bash_completes_commands_options_and_values() {
         ("vswitch --sock /us", "/usr"),
         ("vswitch --sock=/us", "/usr"),
         ("vswitch --sock -x -g roo", "root"),
-        ("vswitch --port ", "tap:// vde:// user:// pcap:// null://"),
+        ("vswitch --port ", &links),
         ("vswitch --port pcap:///etc/hostnam", "///etc/hostname"),
         ("vswitch --port=pcap:///etc/hostnam", "///etc/hostname"),
         ("vswitch --port vde:///us", "///usr"),
