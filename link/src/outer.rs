@@ -169,11 +169,16 @@ impl Endpoint {
 /// A UDP socket, bound to an address of this host and connected to a far one.
 ///
 /// # Errors
-/// The local address is taken or not this host's, or there is no route.
+/// The local address is taken, not this host's or the far one, or there is no route.
 pub fn connected_udp(link: &str, local: SocketAddr, remote: SocketAddr) -> Result<Socket, DatagramError> {
     let socket = new_socket(link, remote, Type::DGRAM, Protocol::UDP)?;
     bind(link, &socket, local)?;
     connect(link, &socket, remote)?;
+    let own = socket.local_addr().ok().and_then(|own| own.as_socket());
+    if own == Some(remote) {
+        let why = "its own address: what it sends would come back";
+        return Err(DatagramError::Address { link: link.to_owned(), address: remote.to_string(), why });
+    }
     Ok(socket)
 }
 

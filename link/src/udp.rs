@@ -120,5 +120,10 @@ mod tests {
         let config = UdpConfig { remote, local, family: Family::Any, mtu: None };
         let error = config.open("udp://x".to_owned()).err().unwrap().to_string();
         assert_eq!(error, format!("udp://x: cannot use {text} as its own address: Address already in use"));
+        drop(taken);
+        let local = Endpoint::parse(&text, None).ok();
+        let config = UdpConfig { remote: local.clone().unwrap(), local, family: Family::Any, mtu: None };
+        let error = config.open("udp://x".to_owned()).err().unwrap().to_string();
+        assert_eq!(error, format!("udp://x: {text} is its own address: what it sends would come back"));
     }
 }
