@@ -14,19 +14,24 @@
 //! | `locator` | the grammar that names a link on every command line |
 //! | `null` `pair` `tap` `vde` | the plain kinds, one file each; `vde` with the formats that a switch needs too |
 //! | `stream` | frames over byte streams: the framings, and `stream://` and `listen://` |
-//! | `datagram` | frames over datagram sockets, for `vde` at either end |
+//! | `datagram` | frames over datagram sockets: what `vde`, `udp`, `dgram`, `mcast` and tunnels have in common |
+//! | `udp` `dgram` `mcast` | one bare frame a datagram: between two addresses, two socket files, or to a group |
+//! | `outer` | addresses, sockets and sizes of what carries frames over UDP and IP |
 //! | `socket_file` | sockets that others connect to, and their files |
 //! | `interface_watch` | word of the kernel that an interface went up or down |
 //! | `pcap` `soft` | links around another link: a capture, and offloads in software |
 
 mod counters;
 pub mod datagram;
+mod dgram;
 pub mod event;
 mod frame;
 mod interface_watch;
 mod locator;
 mod mac;
+mod mcast;
 mod null;
+pub mod outer;
 mod pair;
 mod pcap;
 mod reason;
@@ -34,20 +39,27 @@ pub mod socket_file;
 pub mod soft;
 pub mod stream;
 mod tap;
+#[cfg(test)]
+mod testing;
+mod udp;
 pub mod vde;
 
 pub use counters::{Counters, DropCounts, DropReason};
+pub use dgram::{DgramConfig, Files};
 pub use frame::{Checksum, Fragment, FragmentMut, Frame, GsoType, OwnedFrame, RxBatch, RxSlot, TxBatch, VnetHeader};
 pub use interface_watch::InterfaceWatch;
 pub use locator::{Locator, LocatorError, Options};
 pub use mac::MacAddr;
+pub use mcast::{Mcast, McastConfig};
 pub use null::Null;
+pub use outer::DatagramError;
 pub use pair::{PairEnd, pair};
 pub use pcap::{Pcap, PcapConfig, PcapError, Resolution};
 pub use reason::reason;
 pub use soft::Soft;
 pub use stream::{StreamConfig, StreamError, StreamSocket};
 pub use tap::{Tap, TapError};
+pub use udp::UdpConfig;
 pub use vde::{Vde, VdeConfig, VdeError};
 
 use std::io;

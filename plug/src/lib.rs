@@ -12,38 +12,48 @@
 //! | `hub` `join` | links joined so that each hears all others; two links |
 //! | `port` | a link that is joined to others, for both |
 //! | `pipe` | `dpipe`: commands joined by their standard input and output |
+//! | `bare` | the locators of links that carry bare frames in datagrams; `link` has the links |
+//! | `stream` | the locators of links over connections; `link` has the link |
+//! | `vxlan` `l2tpv3` | tunnels to other hosts, each with its wire format |
 //! | `impair` | a link around another that makes a bad network of it |
 //!
-//! [`check`] and [`open`] know every kind that exists: cmd, impair, listen, null, pcap, reconnect, ssh, stdio,
-//! stream, tap, user and vde.
+//! [`check`] and [`open`] know every kind that exists: cmd, dgram, impair, l2tpv3, listen, mcast, null, pcap,
+//! reconnect, socket, ssh, stdio, stream, tap, udp, user, vde and vxlan.
 
+mod bare;
 pub mod cli;
 mod coprocess;
 mod fault;
 mod hub;
 pub mod impair;
 mod join;
+pub mod l2tpv3;
+mod options;
 pub mod pipe;
 mod port;
 mod reconnect;
 mod spec;
 mod ssh;
 mod stdio;
+mod stream;
 mod user;
+pub mod vxlan;
 
 pub use fault::{Fault, FaultKind};
 pub use hub::{Cable, Hub, PortCounters, cable};
 pub use impair::{Impair, ImpairConfig, ImpairError};
 pub use join::{Ending, Join};
+pub use l2tpv3::L2tpv3Config;
 pub use reconnect::{Pauses, Reconnect};
 pub use spec::{BringUp, Spec, TapSpec};
 pub use ssh::{Ssh, SshConfig};
 pub use stdio::{DIRECT, Stdio, StdioRole};
 pub use user::{User, UserError};
+pub use vxlan::VxlanConfig;
 
 use std::io;
 
-use link::{Link, Locator, LocatorError, PcapError, StreamError, TapError, VdeError};
+use link::{DatagramError, Link, Locator, LocatorError, PcapError, StreamError, TapError, VdeError};
 
 /// Why a link cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +81,9 @@ pub enum OpenError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A link that carries frames in datagrams.
+    #[error(transparent)]
+    Datagram(#[from] DatagramError),
     /// The user-mode NAT.
     #[error(transparent)]
     User(#[from] UserError),

@@ -3,25 +3,24 @@
 //! The keys are QEMU's where QEMU has the kind (qemu(1), "Network options"). A key of QEMU's that asks for something we
 //! do otherwise is taken with the value that asks for nothing: `script=no`, `vhost=off`, `queues=1`.
 //!
-//! Neighbours: the links themselves in `link`; `impair` for its settings; `user` for the NAT, whose settings `slirp` takes.
+//! Neighbours: the links themselves in `link`; `bare`, `stream`, `vxlan`, `l2tpv3`, `impair` and `ssh` for the options of
+//! those kinds; `user` for the NAT, whose settings `slirp` takes.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::time::Duration;
 
-use link::datagram::JUMBO_MTU;
-use link::stream::{Role, StreamAddress};
 use link::vde::wire::{MAX_PORT, Request};
 use link::{
-    Link, Locator, LocatorError, Null, Options, Pcap, PcapConfig, Resolution, Soft, StreamConfig, StreamSocket, Tap,
-    TapError, Vde, VdeConfig,
+    DgramConfig, Link, Locator, LocatorError, McastConfig, Null, Options, Pcap, PcapConfig, Resolution, Soft,
+    StreamConfig, StreamSocket, Tap, TapError, UdpConfig, Vde, VdeConfig,
 };
 
 use crate::coprocess::Cmd;
+use crate::options::{take_mtu, take_seconds};
 use crate::reconnect::{Pauses, Reconnect};
 use crate::ssh::{Ssh, SshConfig};
 use crate::stdio::{Stdio, StdioRole};
-use crate::{Impair, ImpairConfig, OpenError, User};
+use crate::{Impair, ImpairConfig, L2tpv3Config, OpenError, User, VxlanConfig, bare, stream};
 
 /// A link to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +33,17 @@ pub enum Spec {
     Tap(TapSpec),
     /// `vde://DIR[PORT]?port=N&group=NAME&mode=OCTAL&mtu=BYTES&description=TEXT`: a port of a VDE switch.
     Vde(VdeConfig),
+    /// `udp://HOST:PORT?local=ADDR:PORT&mtu=BYTES`: bare frames to an address. In this and what follows, the name under
+    /// which its messages appear comes first.
+    Udp(String, UdpConfig),
+    /// `dgram:///PATH?local=PATH&mode=OCTAL&mtu=BYTES`: bare frames to a socket file.
+    Dgram(String, DgramConfig),
+    /// `mcast://GROUP:PORT?local=ADDR&ttl=N&mtu=BYTES`: bare frames to a group.
+    Mcast(String, McastConfig),
+    /// `vxlan://HOST[:PORT]?vni=N&peer=HOST[:PORT]&local=ADDR&port=N&ttl=N&dev=NAME&ageing=SECONDS&mtu=BYTES`.
+    Vxlan(String, VxlanConfig),
+    /// `l2tpv3://DST[:PORT]` with QEMU's options.
+    L2tpv3(String, L2tpv3Config),
     /// `stream://HOST:PORT`, `stream:///PATH`, and `listen://` alike: a connection in QEMU's framing.
     Stream(StreamConfig),
     /// `stdio://`: standard input and output, in VDE's framing.
@@ -100,8 +110,13 @@ impl Spec {
             "pcap" => parse_pcap(locator.clone()),
             "tap" => parse_tap(locator.clone()),
             "vde" => parse_vde(locator.clone()),
-            "stream" | "listen" => parse_stream(locator.clone()),
-            "socket" => parse_socket(locator.clone()),
+            "udp" => bare::parse_udp(locator),
+            "dgram" => bare::parse_dgram(locator),
+            "mcast" => bare::parse_mcast(locator),
+            "vxlan" => Ok(Self::Vxlan(locator.to_string(), VxlanConfig::from_locator(locator)?)),
+            "l2tpv3" => Ok(Self::L2tpv3(locator.to_string(), L2tpv3Config::from_locator(locator)?)),
+            "stream" | "listen" => stream::parse(locator),
+            "socket" => stream::parse_socket(locator),
             "stdio" => parse_stdio(locator.clone()),
             "cmd" => parse_cmd(locator.clone()),
             "ssh" => SshConfig::parse(locator.clone()).map(Self::Ssh),
@@ -122,6 +137,11 @@ impl Spec {
             Self::Pcap(config) => Box::new(Pcap::create(Null::default(), &config)?),
             Self::Tap(tap) => Box::new(Soft::new(tap.open()?)),
             Self::Vde(config) => Box::new(Soft::new(Vde::open(&config)?)),
+            Self::Udp(name, config) => Box::new(Soft::new(config.open(name)?)),
+            Self::Dgram(name, config) => Box::new(Soft::new(config.open(name)?)),
+            Self::Mcast(name, config) => Box::new(Soft::new(config.open(name)?)),
+            Self::Vxlan(name, config) => Box::new(Soft::new(config.open(name)?)),
+            Self::L2tpv3(name, config) => Box::new(Soft::new(config.open(name)?)),
             Self::Stream(config) => Box::new(Soft::new(StreamSocket::open(config)?)),
             Self::Stdio(role) => {
                 let opened = Stdio::open(role);
@@ -260,10 +280,7 @@ fn parse_vde(mut locator: Locator) -> Result<Spec, LocatorError> {
         let error = || options.bad_value("mode", &mode, &"expected permissions in octal, as in 660");
         config.mode = Some(u32::from_str_radix(&mode, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(error)?);
     }
-    if let Some(mtu) = options.take_parsed::<u16>("mtu")? {
-        if !(68..=JUMBO_MTU).contains(&mtu) {
-            return Err(options.bad_value("mtu", &mtu.to_string(), &format!("expected 68 to {JUMBO_MTU} bytes")));
-        }
+    if let Some(mtu) = take_mtu(options)? {
         config.mtu = mtu;
     }
     config.description = options.take("description")?;
@@ -273,63 +290,6 @@ fn parse_vde(mut locator: Locator) -> Result<Spec, LocatorError> {
     }
     locator.options.finish()?;
     Ok(Spec::Vde(config))
-}
-
-/// `stream://` and `listen://`, and QEMU's `stream,server=on,addr.type=inet,addr.host=…,addr.port=…`.
-fn parse_stream(mut locator: Locator) -> Result<Spec, LocatorError> {
-    let name = locator.to_string();
-    let address = std::mem::take(&mut locator.address);
-    let options = &mut locator.options;
-    let is_server = options.take_switch("server")?.unwrap_or(locator.scheme == "listen");
-    let kind = options.take("addr.type")?;
-    let (host, port, path) = (options.take("addr.host")?, options.take("addr.port")?, options.take("addr.path")?);
-    let address = match (kind.as_deref(), address.as_str()) {
-        (None, "") => return Err(options.bad_value("address", "", &"expected HOST:PORT, or a path")),
-        (None, path) if path.starts_with('/') => StreamAddress::Unix(path.into()),
-        (None, inet) => StreamAddress::Inet(inet.to_owned()),
-        (Some("unix"), "") => match path {
-            Some(path) if !path.is_empty() => StreamAddress::Unix(path.into()),
-            _ => return Err(options.bad_value("addr.path", "", &"expected a path")),
-        },
-        (Some("inet"), "") => match (host, port) {
-            (host, Some(port)) => StreamAddress::Inet(format!("{}:{port}", host.unwrap_or_default())),
-            _ => return Err(options.bad_value("addr.port", "", &"expected a port")),
-        },
-        (Some(other), _) => return Err(options.bad_value("addr.type", other, &"expected inet or unix")),
-    };
-    let pause = match (take_seconds(options, "reconnect")?, options.take_parsed::<u64>("reconnect-ms")?) {
-        (Some(_), Some(_)) => return Err(options.bad_value("reconnect-ms", "", &"reconnect is given already")),
-        (seconds, milliseconds) => seconds.or(milliseconds.map(Duration::from_millis)),
-    };
-    let role = if is_server { Role::Listen } else { Role::Connect(pause.filter(|pause| !pause.is_zero())) };
-    checked_inet(options, &address)?;
-    locator.options.finish()?;
-    Ok(Spec::Stream(StreamConfig { name, address, role }))
-}
-
-/// QEMU's `socket,connect=HOST:PORT` and `socket,listen=[HOST]:PORT`.
-fn parse_socket(mut locator: Locator) -> Result<Spec, LocatorError> {
-    let name = locator.to_string();
-    let options = &mut locator.options;
-    let (address, role) = match (options.take("connect")?, options.take("listen")?) {
-        (Some(address), None) => (address, Role::Connect(None)),
-        (None, Some(address)) => (address, Role::Listen),
-        _ => return Err(options.bad_value("connect", "", &"expected connect=HOST:PORT or listen=[HOST]:PORT")),
-    };
-    let address = StreamAddress::Inet(address);
-    checked_inet(options, &address)?;
-    locator.options.finish()?;
-    Ok(Spec::Stream(StreamConfig { name, address, role }))
-}
-
-/// Holds `HOST:PORT` against its form; who the host is, is found out when the link is opened.
-fn checked_inet(options: &Options, address: &StreamAddress) -> Result<(), LocatorError> {
-    match address {
-        StreamAddress::Inet(text) if text.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) => {
-            Err(options.bad_value("address", text, &"expected HOST:PORT"))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn parse_stdio(locator: Locator) -> Result<Spec, LocatorError> {
@@ -358,14 +318,6 @@ fn parse_reconnect(mut locator: Locator) -> Result<Spec, LocatorError> {
     pauses.max = take_seconds(options, "max")?.unwrap_or(pauses.max).max(pauses.min);
     locator.options.finish()?;
     Ok(Spec::Reconnect { name: inner.to_string(), inner: Box::new(Spec::parse(&inner)?), pauses })
-}
-
-/// A time, in seconds and parts of them, of at most a day.
-fn take_seconds(options: &mut Options, key: &str) -> Result<Option<Duration>, LocatorError> {
-    let Some(text) = options.take(key)? else { return Ok(None) };
-    let seconds = text.parse().ok().filter(|seconds| (0.0..=86400.0).contains(seconds));
-    let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    time.map(Some).ok_or_else(|| options.bad_value(key, &text, &"expected seconds, 0 to 86400"))
 }
 
 fn parse_impair(mut locator: Locator) -> Result<Spec, LocatorError> {
@@ -411,6 +363,10 @@ fn duplicate(fd: i32) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use link::stream::{Role, StreamAddress};
+
     use super::*;
 
     fn ours(text: &str) -> Result<Spec, LocatorError> {

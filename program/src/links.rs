@@ -75,6 +75,42 @@ pub static LINKS: &[Scheme] = &[
                the manual has its settings, and control=PATH lets them be changed while it runs",
     },
     Scheme {
+        name: "udp",
+        address: Value::Text,
+        form: "udp://HOST:PORT",
+        help: "one bare frame a UDP datagram to this address, and from it, as QEMU's -netdev dgram; \
+               local=ADDR:PORT is our own, mtu=BYTES what the link states (what fits into one packet)",
+    },
+    Scheme {
+        name: "dgram",
+        address: Value::File,
+        form: "dgram://PATH",
+        help: "one bare frame a datagram to the socket that QEMU's -netdev dgram has at this path; \
+               local=PATH is our own socket, mode=OCTAL says who may send to it; takes QEMU's local.* and remote.* too",
+    },
+    Scheme {
+        name: "mcast",
+        address: Value::Text,
+        form: "mcast://GROUP:PORT",
+        help: "the Ethernet of all members of an IPv4 multicast group, as QEMU's -netdev socket,mcast=; \
+               local=ADDR says by which interface, ttl=N how many routers to pass (1)",
+    },
+    Scheme {
+        name: "vxlan",
+        address: Value::Text,
+        form: "vxlan://HOST",
+        help: "VXLAN to a VTEP, to several with peer=HOST[:PORT] for each, or to a multicast group; vni=N is the \
+               network; local=ADDR, port=N (4789), dev=INTERFACE and ttl=N say from where, ageing=SECONDS how long a station is \
+               remembered (300)",
+    },
+    Scheme {
+        name: "l2tpv3",
+        address: Value::Text,
+        form: "l2tpv3://HOST",
+        help: "a static L2TPv3 pseudowire, over UDP with udp=on, else over IP itself; its settings are those of QEMU's \
+               -netdev l2tpv3, as in l2tpv3://HOST:1701?udp=on&txsession=1",
+    },
+    Scheme {
         name: "pcap",
         address: Value::File,
         form: "pcap://FILE",

@@ -54,3 +54,13 @@ fn group_messages_leave_snooping_sound() {
 fn streams_are_taken_apart_alike_in_any_pieces() {
     replay("stream", targets::stream::target);
 }
+
+#[test]
+fn vxlan_headers_are_read_and_stations_found() {
+    replay("vxlan", targets::vxlan::target);
+}
+
+#[test]
+fn l2tpv3_headers_are_read_in_every_layout() {
+    replay("l2tpv3", targets::l2tpv3::target);
+}

@@ -256,7 +256,9 @@ fn every_link_that_help_lists_is_one_that_plug_knows() {
         let form = scheme.form.replace("PORT", "1").replace("{LINK}", "{null://}");
         let locator: Locator = form.parse().unwrap();
         assert_eq!(locator.scheme, scheme.name);
-        plug::check(&locator).unwrap_or_else(|error| panic!("{}: {error}", scheme.form));
+        // A form may have words in the place of numbers.
+        let is_known = !matches!(plug::check(&locator), Err(link::LocatorError::UnknownKind(_)));
+        assert!(is_known, "{}", scheme.form);
     }
 }
 

@@ -17,6 +17,8 @@ fn main() -> io::Result<()> {
         ("vlan", vlans()),
         ("igmp", groups()),
         ("stream", streams()),
+        ("vxlan", stations()),
+        ("l2tpv3", sessions()),
     ];
     for (target, seeds) in targets {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
@@ -160,5 +162,25 @@ fn groups() -> Vec<Vec<u8>> {
             &[5, 0, 1, 2, 0x11, 0],
         ]
         .concat(),
+    ]
+}
+
+/// A header; stations that are heard, move, are looked for, age, and are too many.
+fn stations() -> Vec<Vec<u8>> {
+    let crowd: Vec<u8> = (0..16).flat_map(|station| [0, station]).collect();
+    vec![
+        vec![8, 0, 0, 0, 0x12, 0x34, 0x56, 0],
+        vec![0, 1, 1, 1, 3, 1, 1, 1, 2, 99, 1, 1, 2, 1, 1, 1],
+        [&crowd[..], &[2, 100], &crowd, &[1, 0, 1, 15, 0, 255, 0, 254]].concat(),
+    ]
+}
+
+/// As QEMU writes them: a layout in front of each.
+fn sessions() -> Vec<Vec<u8>> {
+    vec![
+        vec![1, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0x22],
+        vec![1, 1, 1, 0, 0, 3, 0, 0, 0, 0, 0, 0x22, 0xde, 0xad, 0xbe, 0xef, 0, 0, 0, 1],
+        vec![0, 2, 0, 2, 0, 0, 0, 7, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0],
+        vec![1, 0, 0, 0, 0xc8, 3, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0],
     ]
 }

@@ -8,6 +8,8 @@
 //! | `vlan` | settings and frames of the bridge | a frame stays in its VLAN and in its direction; `explain` agrees |
 //! | `igmp` | IGMP, MLD and PIM | tables are bounded and empty in the end; `explain` agrees |
 //! | `stream` | streams of frames | what comes out does not depend on the pieces it came in |
+//! | `vxlan` | VXLAN headers, and who was heard behind whom | what was read is written; stations are where they were heard |
+//! | `l2tpv3` | L2TPv3 headers in every layout | what was read is written and read again |
 //! | `data` | | bytes as a sequence of choices |
 //!
 //! Time is counted from the beginning of each run, so one input always does the same, `console` apart: there the switch
@@ -19,6 +21,8 @@ pub mod bpdu;
 pub mod console;
 mod data;
 pub mod igmp;
+pub mod l2tpv3;
 pub mod request;
 pub mod stream;
 pub mod vlan;
+pub mod vxlan;

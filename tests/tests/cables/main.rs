@@ -4,6 +4,9 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | `datagram` | udp, dgram and mcast between switches of ours, and who else may send there |
+//! | `qemu` | the same, l2tpv3 and streams to QEMU, byte for byte |
+//! | `vxlan` | the kernel's vxlan device, and VTEPs of ours among each other |
 //! | `impair` | bad networks: what they do to hosts, and how they are changed |
 //! | `ssh` | cables over a real sshd: what they carry, how they end, how they come back |
 //! | `pipe` | `dpipe` with vde_plug, theirs and ours, at its ends |
@@ -11,7 +14,10 @@
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
+mod datagram;
 mod far;
 mod impair;
 mod pipe;
+mod qemu;
 mod ssh;
+mod vxlan;

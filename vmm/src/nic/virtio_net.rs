@@ -121,7 +121,10 @@ impl VirtioNet {
             mac,
             features: features(capabilities.offloads, advertised.is_some()),
             mtu: advertised.unwrap_or(DEFAULT_MTU),
-            whole_frame: usize::from(capabilities.mtu.max(advertised.unwrap_or(0))) + ETHERNET_HEADER_LEN + VLAN_ROOM,
+            // A link's MTU is about what is sent; its far ends may know no better than 1500.
+            whole_frame: usize::from(capabilities.mtu.max(advertised.unwrap_or(0)).max(DEFAULT_MTU))
+                + ETHERNET_HEADER_LEN
+                + VLAN_ROOM,
             shared,
             control: handle.control(),
             doorbells,

@@ -2,7 +2,7 @@ use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixDatagram;
 
 use super::*;
-use crate::{Checksum, Fragment};
+use crate::{Checksum, Fragment, FragmentMut};
 
 fn non_blocking(socket: UnixDatagram) -> OwnedFd {
     socket.set_nonblocking(true).unwrap();
@@ -293,4 +293,64 @@ fn the_end_of_a_sequence_of_packets_is_an_error() {
     assert_eq!(b.receive(&mut batch).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     assert_eq!(send(&mut b, &[(VnetHeader::WHOLE, &frame(60, 1))]), 1);
     assert_eq!(drops(&b), [(DropReason::LinkDown, 1)]);
+}
+
+/// Sends each frame to several sockets.
+struct ToAll(Vec<socket2::SockAddr>);
+
+impl Envelope for ToAll {
+    const HAS_ADDRESSES: bool = true;
+
+    fn tx_len(&self) -> usize {
+        2
+    }
+
+    fn seal(&mut self, _: &Frame<'_>, prefix: &mut [u8]) -> Result<To<'_>, DropReason> {
+        prefix.copy_from_slice(b"to");
+        Ok(To::Each(&self.0))
+    }
+
+    fn open(&mut self, _: &Received<'_>) -> Result<Option<VnetHeader>, DropReason> {
+        Err(DropReason::Unserved)
+    }
+}
+
+#[test]
+fn a_frame_to_several_counts_once_and_each_copy_that_failed_is_a_drop() {
+    let dir = std::env::temp_dir().join(format!("etherloom-copies-{}", std::process::id()));
+    std::fs::create_dir(&dir).unwrap();
+    let [free, full, missing] = ["free", "full", "missing"].map(|name| dir.join(name));
+    let [free_end, full_end] = [&free, &full].map(|path| UnixDatagram::bind(path).unwrap());
+    let to = |paths: &[&std::path::PathBuf]| {
+        let all = paths.iter().map(|path| socket2::SockAddr::unix(path).unwrap()).collect();
+        FrameSocket::with_envelope(non_blocking(UnixDatagram::unbound().unwrap()), ToAll(all))
+    };
+    let bytes = frame(60, 1);
+    let batch = |count| {
+        let mut batch = TxBatch::new();
+        (0..count).for_each(|_| batch.push(VnetHeader::WHOLE, [Fragment::new(&bytes)]));
+        batch
+    };
+
+    let mut socket = to(&[&missing, &free]);
+    assert_eq!(socket.send(&batch(2)).unwrap(), 2);
+    assert_eq!((socket.counters().tx_frames, socket.counters().drops.get(DropReason::LinkDown)), (2, 2));
+    let mut buffer = [0; 100];
+    for _ in 0..2 {
+        assert_eq!(free_end.recv(&mut buffer).unwrap(), 62);
+        assert_eq!(buffer[..62], [&b"to"[..], &bytes].concat());
+    }
+
+    // Whoever is full first holds up the frame; behind another, it loses its copy.
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(&[0], &full).is_ok() {}
+    let mut socket = to(&[&free, &full]);
+    assert_eq!(socket.send(&batch(3)).unwrap(), 1);
+    assert_eq!((socket.counters().tx_frames, socket.counters().drops.get(DropReason::LinkFull)), (1, 1));
+    let mut socket = to(&[&full, &free]);
+    assert_eq!(socket.send(&batch(3)).unwrap(), 0);
+    assert_eq!(socket.counters(), Counters::default());
+    drop(full_end);
+    std::fs::remove_dir_all(&dir).unwrap();
 }
