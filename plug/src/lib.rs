@@ -4,15 +4,18 @@
 //! |---|---|
 //! | `spec` | what each kind's options mean: plain data, checked before anything is opened |
 //! | `user` | the user-mode NAT |
+//! | `quic` | a cable between two hosts over QUIC |
 //! | `hub` | links joined so that each hears all others |
 //!
-//! [`check`] and [`open`] know every kind that exists: null, pcap, tap, user and vde.
+//! [`check`] and [`open`] know every kind that exists: null, pcap, quic, tap, user and vde.
 
 mod hub;
+pub mod quic;
 mod spec;
 mod user;
 
 pub use hub::{Cable, Hub, PortCounters, cable};
+pub use quic::{Quic, QuicConfig, QuicError};
 pub use spec::{BringUp, Spec, TapSpec};
 pub use user::{User, UserError};
 
@@ -38,6 +41,9 @@ pub enum OpenError {
     /// The user-mode NAT.
     #[error(transparent)]
     User(#[from] UserError),
+    /// A cable over QUIC.
+    #[error(transparent)]
+    Quic(#[from] QuicError),
     /// A descriptor that was to be inherited.
     #[error("fd={fd}: {}", link::reason(.source))]
     Descriptor {

@@ -3,7 +3,8 @@
 //! The keys are QEMU's where QEMU has the kind (qemu(1), "Network options"). A key of QEMU's that asks for something we
 //! do otherwise is taken with the value that asks for nothing: `script=no`, `vhost=off`, `queues=1`.
 //!
-//! Neighbours: the links themselves in `link`; `user` for the NAT, whose settings `slirp` takes.
+//! Neighbours: the links themselves in `link`; `user` for the NAT, whose settings `slirp` takes; `quic`, which takes its
+//! locators apart itself.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -14,7 +15,7 @@ use link::{
     Link, Locator, LocatorError, Null, Options, Pcap, PcapConfig, Resolution, Soft, Tap, TapError, Vde, VdeConfig,
 };
 
-use crate::{OpenError, User};
+use crate::{OpenError, Quic, QuicConfig, User};
 
 /// A link to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum Spec {
     Vde(VdeConfig),
     /// `user://`: the name under which its messages appear, and its settings.
     User(String, Box<slirp::Config>),
+    /// `quic://HOST:PORT`, or `quic://?listen=ADDR:PORT`: a cable; [`QuicConfig`] has its options.
+    Quic(Box<QuicConfig>),
 }
 
 /// A TAP: `tap://name?mtu=BYTES&up=on|try&persist=on`, or `tap://?fd=N`.
@@ -70,6 +73,7 @@ impl Spec {
             "tap" => parse_tap(locator.clone()),
             "vde" => parse_vde(locator.clone()),
             "user" => Ok(Self::User(locator.to_string(), Box::new(User::config(locator)?))),
+            "quic" => Ok(Self::Quic(Box::new(QuicConfig::parse(locator.clone())?))),
             unknown => Err(LocatorError::UnknownKind(unknown.to_owned())),
         }
     }
@@ -85,6 +89,7 @@ impl Spec {
             Self::Tap(tap) => Box::new(Soft::new(tap.open()?)),
             Self::Vde(config) => Box::new(Soft::new(Vde::open(&config)?)),
             Self::User(name, config) => Box::new(Soft::new(User::new(name, *config)?)),
+            Self::Quic(config) => Box::new(Soft::new(Quic::open(&config)?)),
         })
     }
 }
