@@ -8,10 +8,14 @@
 //!
 //! | what a round shows | the window |
 //! |---|---|
-//! | a queue of more than [`MIN_TARGET`] or an eighth of the round trip | shrinks to what would leave that queue |
+//! | a queue of more than the target: [`MIN_TARGET`], or an eighth of the round trip | shrinks to what leaves no queue |
 //! | more than [`TOLERATED`] percent lost, over [`SAMPLE`] packets or more | shrinks by a third |
-//! | neither, and the sender had more to send | grows by an eighth; in the beginning it doubles |
+//! | neither, and the sender had more to send | grows by an eighth, and less the nearer the queue is to its target |
 //! | nothing arrived for long (persistent congestion, RFC 9002 §7.6) | begins anew |
+//!
+//! After it has shrunk, one round passes without a judgement: it shows the queue from before. In the beginning the window
+//! grows by half in each round, until [`SLOW_ACKS`] packets in a row show a queue. Since the queue is emptied whenever it
+//! has reached its target, the shortest round trip stays known.
 //!
 //! Fairness. Against others that watch delay it converges, since all of them see the same queue. It gives way to a flow that
 //! fills the path's queue (loss-based TCP behind a deep buffer), down to [`MIN_PACKETS`] packets a round trip. Where losses
@@ -33,6 +37,8 @@ pub const MIN_TARGET: Duration = Duration::from_millis(10);
 pub const TOLERATED: u64 = 8;
 /// Packets over which losses are counted at least.
 pub const SAMPLE: u64 = 64;
+/// Packets in a row that have waited in a queue end the beginning.
+pub const SLOW_ACKS: u32 = 8;
 /// The smallest window, in packets.
 pub const MIN_PACKETS: u64 = 32;
 /// The largest window, in bytes: 5 Gbit/s over 100 ms.
@@ -58,6 +64,10 @@ pub struct Steady {
     window: u64,
     packet: u64,
     is_starting: bool,
+    /// Packets in a row that took longer than they should, in the beginning.
+    slow_acks: u32,
+    /// Whether this round shows what was before the window shrank.
+    is_settling: bool,
     last_sent: u64,
     /// The packet whose acknowledgement ends the round.
     round_end: u64,
@@ -91,6 +101,8 @@ impl Steady {
             window: INITIAL_PACKETS * packet,
             packet,
             is_starting: true,
+            slow_acks: 0,
+            is_settling: false,
             last_sent: 0,
             round_end: 0,
             round: Round::default(),
@@ -109,9 +121,24 @@ impl Steady {
         self.round.shortest = Some(self.round.shortest.map_or(trip, |shortest| shortest.min(trip)));
         self.round.is_limited |= is_limited;
         self.acked += bytes;
-        if self.is_starting && is_limited {
-            self.set_window(self.window + bytes);
+        if !self.is_starting {
+            return;
         }
+        if is_limited {
+            self.set_window(self.window + bytes / 2);
+        }
+        let base = self.base.shortest().unwrap_or(trip);
+        self.slow_acks = if trip > base + target(base) { self.slow_acks + 1 } else { 0 };
+        if self.slow_acks >= SLOW_ACKS {
+            self.shrink(base.as_secs_f64() / trip.as_secs_f64());
+            self.round_end = self.last_sent;
+        }
+    }
+
+    fn shrink(&mut self, share: f64) {
+        self.is_starting = false;
+        self.is_settling = true;
+        self.set_window((self.window as f64 * share.clamp(0.3, 1.0)) as u64);
     }
 
     fn end_round(&mut self, now: Instant) {
@@ -119,17 +146,20 @@ impl Steady {
         self.round_end = self.last_sent;
         let Some(shortest) = round.shortest else { return };
         let base = self.base.note(now, shortest);
-        let target = MIN_TARGET.max(base / 8);
         let is_lossy = self.judge_losses();
-        if shortest > base + target {
-            self.is_starting = false;
-            let share = ((base + target).as_secs_f64() / shortest.as_secs_f64()).max(0.7);
-            self.set_window((self.window as f64 * share) as u64);
+        if std::mem::take(&mut self.is_settling) {
+            return;
+        }
+        let queue = shortest.saturating_sub(base);
+        let target = target(base);
+        if queue > target {
+            self.shrink(base.as_secs_f64() / shortest.as_secs_f64());
         } else if is_lossy || round.is_marked {
-            self.is_starting = false;
-            self.set_window(self.window / 3 * 2);
+            self.shrink(2.0 / 3.0);
         } else if round.is_limited && !self.is_starting {
-            self.set_window(self.window + (self.window / 8).max(2 * self.packet));
+            let room = 1.0 - queue.as_secs_f64() / target.as_secs_f64();
+            let growth = (self.window as f64 / 8.0 * room) as u64;
+            self.set_window(self.window + growth.max(2 * self.packet));
         }
     }
 
@@ -146,14 +176,22 @@ impl Steady {
 }
 
 impl Base {
+    fn shortest(&self) -> Option<Duration> {
+        self.current.into_iter().chain(self.previous).min()
+    }
+
     fn note(&mut self, now: Instant, shortest: Duration) -> Duration {
         if now.saturating_duration_since(self.since) > MEMORY {
             *self = Self { since: now, current: None, previous: self.current };
         }
-        let current = self.current.map_or(shortest, |current| current.min(shortest));
-        self.current = Some(current);
-        self.previous.map_or(current, |previous| previous.min(current))
+        self.current = Some(self.current.map_or(shortest, |current| current.min(shortest)));
+        self.shortest().unwrap_or(shortest)
     }
+}
+
+/// The queue that may stand on a path with this round trip.
+fn target(base: Duration) -> Duration {
+    MIN_TARGET.max(base / 8)
 }
 
 impl Controller for Steady {
@@ -259,7 +297,7 @@ mod tests {
         }
         for _ in 0..200 {
             let trip = path.round();
-            assert!(path.steady.window() > 900_000, "{}", path.steady.window());
+            assert!(path.steady.window() > 800_000, "{}", path.steady.window());
             assert!(trip < Duration::from_millis(130), "{trip:?}");
         }
     }
@@ -288,7 +326,7 @@ mod tests {
         for _ in 0..50 {
             path.round();
         }
-        assert!(path.steady.window() > 900_000);
+        assert!(path.steady.window() > 800_000);
     }
 
     #[test]
@@ -311,9 +349,9 @@ mod tests {
         }
         path.steady.on_congestion_event(path.now, path.now, true, PACKET);
         assert_eq!(path.steady.window(), MIN_PACKETS * PACKET);
-        for _ in 0..7 {
+        for _ in 0..14 {
             path.round();
         }
-        assert!(path.steady.window() > 900_000);
+        assert!(path.steady.window() > 800_000);
     }
 }

@@ -89,7 +89,7 @@ fn tcp_rate(from: &Host, to: &Host, address: &str, time: Duration) -> f64 {
 }
 
 fn set_cubic(stream: &TcpStream) {
-    let name = b"cubic";
+    let name = std::env::var("TCPCC").unwrap_or("cubic".into()).into_bytes();
     let len = name.len() as libc::socklen_t;
     // SAFETY: the value is as long as stated.
     let set = unsafe {
@@ -158,7 +158,7 @@ fn over_a_lossy_path_it_carries_more_than_tcp_would_and_datagrams_are_not_delaye
         let (left, right) = (Host::new("left"), Host::new("right"));
         let weather = Weather { delay: Duration::from_millis(50), loss: 10, rate: Some(12_500_000.0) };
         let _path = Path::between((&left, "192.168.0.1/24"), (&right, "192.168.0.2/24"), weather);
-        let time = Duration::from_secs(8);
+        let time = Duration::from_secs(std::env::var("SECS").map_or(8, |s| s.parse().unwrap()));
         // What ssh can carry at most, since that is a TCP connection itself.
         let bare = tcp_rate(&left, &right, "192.168.0.2:5000", time);
         let (_a, _b) = joined(&left, &right, 1500);
