@@ -153,6 +153,12 @@ impl Identity {
         &self.reset_secret
     }
 
+    /// Marks the connection ids of this key's endpoints, so that they know the packets of those before them.
+    pub(super) fn cid_key(&self) -> u64 {
+        let mark = digest(&SHA256, &[b"connection ids", self.reset_secret.as_slice()].concat());
+        mark.as_ref().iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
+    }
+
     fn from_pkcs8(pkcs8: &[u8]) -> Option<Self> {
         let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(pkcs8)).ok()?;
         let spki = key.public_key()?;

@@ -65,8 +65,8 @@ use link::{
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use quinn_proto::{
-    ClientConfig, ConnectionError, DatagramEvent, Endpoint, EndpointConfig, Incoming, ServerConfig, Transmit,
-    TransportErrorCode,
+    ClientConfig, ConnectionError, DatagramEvent, Endpoint, EndpointConfig, HashedConnectionIdGenerator, Incoming,
+    ServerConfig, Transmit, TransportErrorCode,
 };
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -235,8 +235,10 @@ impl Quic {
             }
         };
         let reset_key = hmac::Key::new(hmac::HMAC_SHA256, identity.reset_secret());
-        let endpoint_config = Arc::new(EndpointConfig::new(Arc::new(reset_key)));
-        let endpoint = Endpoint::new(endpoint_config, server, true, None);
+        let mut endpoint_config = EndpointConfig::new(Arc::new(reset_key));
+        let cid_key = identity.cid_key();
+        endpoint_config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+        let endpoint = Endpoint::new(Arc::new(endpoint_config), server, true, None);
         log::info!("{name}: this end's key is {}", identity.fingerprint());
         let mut quic = Self {
             name,

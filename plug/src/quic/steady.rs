@@ -14,7 +14,7 @@
 //! | nothing arrived for long (persistent congestion, RFC 9002 §7.6) | begins anew |
 //!
 //! After it has shrunk, one round passes without a judgement: it shows the queue from before. In the beginning the window
-//! grows by half in each round, until [`SLOW_ACKS`] packets in a row show a queue. Since the queue is emptied whenever it
+//! grows by a quarter in each round, until [`SLOW_ACKS`] packets in a row show a queue. Since the queue is emptied whenever it
 //! has reached its target, the shortest round trip stays known.
 //!
 //! Fairness. Against others that watch delay it converges, since all of them see the same queue. It gives way to a flow that
@@ -125,7 +125,7 @@ impl Steady {
             return;
         }
         if is_limited {
-            self.set_window(self.window + bytes / 2);
+            self.set_window(self.window + bytes / 4);
         }
         let base = self.base.shortest().unwrap_or(trip);
         self.slow_acks = if trip > base + target(base) { self.slow_acks + 1 } else { 0 };
@@ -349,7 +349,7 @@ mod tests {
         }
         path.steady.on_congestion_event(path.now, path.now, true, PACKET);
         assert_eq!(path.steady.window(), MIN_PACKETS * PACKET);
-        for _ in 0..14 {
+        for _ in 0..24 {
             path.round();
         }
         assert!(path.steady.window() > 800_000);
