@@ -297,6 +297,8 @@ mod tests {
         assert_eq!(ours("vde://"), Ok(Spec::Vde(VdeConfig::default())));
         let named = VdeConfig { mtu: 9000, description: Some("lab".to_owned()), ..VdeConfig::default() };
         assert_eq!(ours("vde://?mtu=9000&description=lab"), Ok(Spec::Vde(named)));
+        assert!(matches!(ours("quic://host:4433?mtu=9000"), Ok(Spec::Quic(config)) if config.mtu == 9000));
+        assert!(matches!(qemu("quic,listen=:4433,trust=first"), Ok(Spec::Quic(_))));
     }
 
     #[test]
@@ -325,6 +327,7 @@ mod tests {
         refused("vde:///run/lab?mode=888", "vde: mode=888: expected permissions in octal");
         refused("vde:///run/lab?mtu=9217", "vde: mtu=9217: expected 68 to 9216 bytes");
         refused("user://?nett=1", "user: unknown option 'nett'");
+        refused("quic://host", "quic: address=host: expected HOST:PORT");
     }
 
     #[test]

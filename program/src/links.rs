@@ -4,7 +4,7 @@
 use crate::options::{Scheme, Value};
 
 /// Every kind that `plug` opens.
-pub static LINKS: [Scheme; 5] = [
+pub static LINKS: [Scheme; 6] = [
     Scheme {
         name: "tap",
         address: Value::Interface,
@@ -26,6 +26,16 @@ pub static LINKS: [Scheme; 5] = [
         form: "user://",
         help: "the user-mode NAT, with DHCP and DNS; \
                its settings are those of QEMU's -netdev user, as in user://?hostfwd=tcp::2222-:22&restrict=on",
+    },
+    Scheme {
+        name: "quic",
+        address: Value::Text,
+        form: "quic://HOST:PORT",
+        help: "a cable to another host, over QUIC; quic://?listen=ADDR:PORT is its other end. \
+               peer=FINGERPRINT names the far side's key; otherwise a file does (known=FILE, by default \
+               ~/.config/etherloom/known_peers), into which trust=first writes the first to come. key=FILE is our own key \
+               (~/.config/etherloom/quic.key), made on first use; mtu=BYTES sets what passes, \
+               keepalive=SECONDS (5) and idle=SECONDS (15) when silence is broken, and when it is the end",
     },
     Scheme {
         name: "pcap",

@@ -49,3 +49,8 @@ fn frames_stay_in_their_vlan() {
 fn group_messages_leave_snooping_sound() {
     replay("igmp", targets::igmp::target);
 }
+
+#[test]
+fn what_a_cable_carries_is_bounded_and_sound() {
+    replay("cable", targets::cable::target);
+}

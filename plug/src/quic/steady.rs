@@ -8,13 +8,13 @@
 //!
 //! | what a round shows | the window |
 //! |---|---|
-//! | a queue of more than the target: [`MIN_TARGET`], or an eighth of the round trip | shrinks to what leaves no queue |
+//! | a queue of more than the target: [`MIN_TARGET`], or a sixteenth of the round trip | shrinks to what leaves no queue |
 //! | more than [`TOLERATED`] percent lost, over [`SAMPLE`] packets or more | shrinks by a third |
-//! | neither, and the sender had more to send | grows by an eighth, and less the nearer the queue is to its target |
+//! | neither, and most of the window was used | grows by an eighth, and less the nearer the queue is to its target |
 //! | nothing arrived for long (persistent congestion, RFC 9002 §7.6) | begins anew |
 //!
 //! After it has shrunk, one round passes without a judgement: it shows the queue from before. In the beginning the window
-//! grows by a quarter in each round, until [`SLOW_ACKS`] packets in a row show a queue. Since the queue is emptied whenever it
+//! grows by half in each round, until [`SLOW_ACKS`] packets in a row show a queue. Since the queue is emptied whenever it
 //! has reached its target, the shortest round trip stays known.
 //!
 //! Fairness. Against others that watch delay it converges, since all of them see the same queue. It gives way to a flow that
@@ -32,7 +32,7 @@ use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{Controller, ControllerFactory};
 
 /// The queue that may stand on a short path.
-pub const MIN_TARGET: Duration = Duration::from_millis(10);
+pub const MIN_TARGET: Duration = Duration::from_millis(5);
 /// Losses that are not taken for congestion, in percent.
 pub const TOLERATED: u64 = 8;
 /// Packets over which losses are counted at least.
@@ -82,6 +82,8 @@ pub struct Steady {
 #[derive(Clone, Copy, Debug, Default)]
 struct Round {
     shortest: Option<Duration>,
+    /// Bytes that were acknowledged.
+    acked: u64,
     is_limited: bool,
     is_marked: bool,
 }
@@ -120,12 +122,10 @@ impl Steady {
     fn note_ack(&mut self, trip: Duration, bytes: u64, is_limited: bool) {
         self.round.shortest = Some(self.round.shortest.map_or(trip, |shortest| shortest.min(trip)));
         self.round.is_limited |= is_limited;
+        self.round.acked += bytes;
         self.acked += bytes;
         if !self.is_starting {
             return;
-        }
-        if is_limited {
-            self.set_window(self.window + bytes / 4);
         }
         let base = self.base.shortest().unwrap_or(trip);
         self.slow_acks = if trip > base + target(base) { self.slow_acks + 1 } else { 0 };
@@ -156,7 +156,11 @@ impl Steady {
             self.shrink(base.as_secs_f64() / shortest.as_secs_f64());
         } else if is_lossy || round.is_marked {
             self.shrink(2.0 / 3.0);
-        } else if round.is_limited && !self.is_starting {
+        } else if !round.is_limited || round.acked < self.window / 4 * 3 {
+            // The window is not what holds the sender back, and a larger one would be a burst to come.
+        } else if self.is_starting {
+            self.set_window(self.window + round.acked / 2);
+        } else {
             let room = 1.0 - queue.as_secs_f64() / target.as_secs_f64();
             let growth = (self.window as f64 / 8.0 * room) as u64;
             self.set_window(self.window + growth.max(2 * self.packet));
@@ -191,7 +195,7 @@ impl Base {
 
 /// The queue that may stand on a path with this round trip.
 fn target(base: Duration) -> Duration {
-    MIN_TARGET.max(base / 8)
+    MIN_TARGET.max(base / 16)
 }
 
 impl Controller for Steady {

@@ -9,9 +9,14 @@ use link::Offloads;
 use link::vde::wire::{Address, Reply, Request};
 
 fn main() -> io::Result<()> {
-    for (target, seeds) in
-        [("request", requests()), ("console", consoles()), ("bpdu", bpdus()), ("vlan", vlans()), ("igmp", groups())]
-    {
+    for (target, seeds) in [
+        ("request", requests()),
+        ("console", consoles()),
+        ("bpdu", bpdus()),
+        ("vlan", vlans()),
+        ("igmp", groups()),
+        ("cable", cables()),
+    ] {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         fs::create_dir_all(&directory)?;
         for (number, seed) in (1..).zip(seeds) {
@@ -136,5 +141,23 @@ fn groups() -> Vec<Vec<u8>> {
             &[5, 0, 1, 2, 0x11, 0],
         ]
         .concat(),
+    ]
+}
+
+/// Messages of both kinds, whole, in parts and in a lane; a hello; parts that contradict each other, and too many.
+fn cables() -> Vec<Vec<u8>> {
+    let frame = [2; 40];
+    let plain = [&[0][..], &frame].concat();
+    let header = [1, 1, 0, 0, 100, 0, 34 - 20, 0, 16, 0, 1, 0];
+    let long = [&[1][..], &header, &frame].concat();
+    let lane = |message: &[u8]| [&[4, message.len() as u8 + 4, 0, 0, 0, message.len() as u8], message].concat();
+    let part = |id: u8, index: u8, count: u8, body: &[u8]| [&[2, id, index, count, body.len() as u8], body].concat();
+    let (first, second) = plain.split_at(20);
+    vec![
+        [&[5, plain.len() as u8][..], &plain, &[5, long.len() as u8], &long].concat(),
+        [lane(&plain), lane(&long), vec![4, 4, 0xff, 0, 0, 0]].concat(),
+        [part(1, 1, 2, second), part(1, 0, 2, first), part(2, 0, 3, first), part(2, 0, 2, first), vec![0, 200]].concat(),
+        [&[6][..], b"ELQ\0\x01\x07\x05\xdc", &[6], b"ELQ\0\x02\x07\x05\xdc"].concat(),
+        (0..80).flat_map(|id| [3, id, 0, 0xf0, 0]).collect(),
     ]
 }

@@ -1,4 +1,4 @@
-//! Fuzz targets of the switch: each takes any bytes, and panics if something does not hold that always should.
+//! Fuzz targets of the switch and the cables: each takes any bytes, and panics if something does not hold that always should.
 //!
 //! | file | what is tried | what holds |
 //! |---|---|---|
@@ -7,6 +7,7 @@
 //! | `bpdu` | BPDUs, links and settings of spanning tree | it rests, wakes in time, and sends what it reads |
 //! | `vlan` | settings and frames of the bridge | a frame stays in its VLAN and in its direction; `explain` agrees |
 //! | `igmp` | IGMP, MLD and PIM | tables are bounded and empty in the end; `explain` agrees |
+//! | `cable` | what the far side of a `quic://` cable sends inside the connection | what is held is bounded; frames agree with their headers |
 //! | `data` | | bytes as a sequence of choices |
 //!
 //! Time is counted from the beginning of each run, so one input always does the same, `console` apart: there the switch
@@ -15,6 +16,7 @@
 //! Neighbours: `fuzz_targets` has a program for each; `tests/tests/fuzz_corpus.rs` replays the corpora.
 
 pub mod bpdu;
+pub mod cable;
 pub mod console;
 mod data;
 pub mod igmp;
