@@ -30,7 +30,7 @@ pub static LINKS: [Scheme; 6] = [
     Scheme {
         name: "quic",
         address: Value::Text,
-        form: "quic://HOST:PORT",
+        form: "quic://HOST:4433",
         help: "a cable to another host, over QUIC; quic://?listen=ADDR:PORT is its other end. \
                peer=FINGERPRINT names the far side's key; otherwise a file does (known=FILE, by default \
                ~/.config/etherloom/known_peers), into which trust=first writes the first to come. key=FILE is our own key \

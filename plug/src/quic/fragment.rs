@@ -72,13 +72,14 @@ struct Open {
 impl Reassembly {
     /// Takes a part (a datagram that begins with [`PART`]); returns the message that it completes. `drop` is told of each
     /// message that is given up, and why.
-    pub fn insert(&mut self, now: Instant, part: &Bytes, mut drop: impl FnMut(DropReason)) -> Option<Bytes> {
+    pub fn insert(&mut self, now: Instant, part: &[u8], mut drop: impl FnMut(DropReason)) -> Option<Bytes> {
         self.expire(now, &mut drop);
         let Some((id, index, count)) = parse(part) else {
             drop(DropReason::Malformed);
             return None;
         };
-        let body = part.slice(PART_HEADER..);
+        // A copy: the part may lie in a longer packet, which it would keep.
+        let body = Bytes::copy_from_slice(part.get(PART_HEADER..).unwrap_or_default());
         let place = match self.open.iter().position(|open| open.id == id) {
             Some(place) => place,
             None => {
@@ -180,7 +181,7 @@ mod tests {
         let mut drops = Vec::new();
         let mut insert = |bytes: &[u8]| {
             drops.clear();
-            let whole = reassembly.insert(now, &Bytes::copy_from_slice(bytes), |reason| drops.push(reason));
+            let whole = reassembly.insert(now, bytes, |reason| drops.push(reason));
             (whole.is_some(), drops.clone())
         };
         let bad = (false, vec![DropReason::Malformed]);

@@ -87,7 +87,9 @@ pub const LANE_PATIENCE: Duration = Duration::from_millis(100);
 pub const DATAGRAM_PATIENCE: Duration = Duration::from_millis(25);
 /// Handshakes under way at a listener.
 pub const MAX_PENDING: usize = 8;
-/// How long one may take.
+/// Sessions at a listener, with those that have ended and wait for late packets (RFC 9000 §10.2).
+pub const MAX_SESSIONS: usize = 4 * MAX_PENDING;
+/// How long a handshake may take.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// The first pause before another attempt to connect; it doubles.
@@ -335,7 +337,8 @@ impl Quic {
             }
             return;
         }
-        if self.sessions.iter().filter(|session| session.deadline.is_some()).count() >= MAX_PENDING {
+        let pending = self.sessions.iter().filter(|session| session.deadline.is_some()).count();
+        if pending >= MAX_PENDING || self.sessions.len() >= MAX_SESSIONS {
             self.counters.drops.count(DropReason::Limit);
             self.endpoint.ignore(incoming);
             return;

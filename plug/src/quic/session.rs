@@ -335,7 +335,7 @@ pub mod transport {
     /// Bytes that may come in a lane, or in all, before the owner takes some: a round trip of 100 ms at 1.3 Gbit/s.
     const RECEIVE_WINDOW: u32 = 16 << 20;
     /// The same for datagrams; what is more costs the oldest.
-    const DATAGRAM_WINDOW: usize = 4 << 20;
+    const DATAGRAM_WINDOW: usize = 1 << 20;
 
     /// The settings; only one side keeps the connection alive.
     pub fn config(idle: Duration, keepalive: Option<Duration>) -> Arc<TransportConfig> {

@@ -5,7 +5,7 @@
 //! Neighbours: `quinn-udp` for the control messages; the link, which owns it.
 
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 
 use bytes::BytesMut;
@@ -30,7 +30,7 @@ pub struct Received {
     /// From where.
     pub from: SocketAddr,
     /// To which address of ours.
-    pub to: Option<std::net::IpAddr>,
+    pub to: Option<IpAddr>,
     /// The mark that it bore.
     pub ecn: Option<quinn_proto::EcnCodepoint>,
     /// What it says.
@@ -105,12 +105,11 @@ impl Socket {
             Err(_) => return Ok(true),
         };
         for (memory, meta) in self.memory.chunks(TRAIN).zip(metas.iter().take(count)) {
-            let mut train = BytesMut::from(memory.get(..meta.len).unwrap_or_default());
-            while !train.is_empty() {
-                let data = train.split_to(meta.stride.clamp(1, train.len()));
-                let ecn = meta.ecn.and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
-                received.push(Received { from: meta.addr, to: meta.dst_ip, ecn, data });
-            }
+            let ecn = meta.ecn.and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
+            // Each in memory of its own: one that is kept must not keep the others.
+            let train = memory.get(..meta.len).unwrap_or_default().chunks(meta.stride.max(1));
+            let datagrams = train.map(|data| Received { from: meta.addr, to: meta.dst_ip, ecn, data: data.into() });
+            received.extend(datagrams);
         }
         Ok(true)
     }

@@ -11,7 +11,7 @@ use link::{Fragment, TxBatch};
 use plug::quic::fragment::{MAX_BYTES, MAX_OPEN, PART_HEADER, Reassembly, cut};
 use plug::quic::wire::{Hello, LaneReader, MAX_MESSAGE, PART, lane_message, message, parse_message};
 
-use crate::data::Data;
+use super::data::Data;
 
 /// Tries an input.
 pub fn target(bytes: &[u8]) {
