@@ -15,10 +15,11 @@
 //! | `bare` | the locators of links that carry bare frames in datagrams; `link` has the links |
 //! | `stream` | the locators of links over connections; `link` has the link |
 //! | `vxlan` `l2tpv3` | tunnels to other hosts, each with its wire format |
+//! | `quic` | a cable between two hosts over QUIC |
 //! | `impair` | a link around another that makes a bad network of it |
 //!
 //! [`check`] and [`open`] know every kind that exists: cmd, dgram, impair, l2tpv3, listen, mcast, null, pcap,
-//! reconnect, socket, ssh, stdio, stream, tap, udp, user, vde and vxlan.
+//! quic, reconnect, socket, ssh, stdio, stream, tap, udp, user, vde and vxlan.
 
 mod bare;
 pub mod cli;
@@ -31,6 +32,7 @@ pub mod l2tpv3;
 mod options;
 pub mod pipe;
 mod port;
+pub mod quic;
 mod reconnect;
 mod spec;
 mod ssh;
@@ -44,6 +46,7 @@ pub use hub::{Cable, Hub, PortCounters, cable};
 pub use impair::{Impair, ImpairConfig, ImpairError};
 pub use join::{Ending, Join};
 pub use l2tpv3::L2tpv3Config;
+pub use quic::{Quic, QuicConfig, QuicError};
 pub use reconnect::{Pauses, Reconnect};
 pub use spec::{BringUp, Spec, TapSpec};
 pub use ssh::{Ssh, SshConfig};
@@ -90,6 +93,9 @@ pub enum OpenError {
     /// A bad network.
     #[error(transparent)]
     Impair(#[from] ImpairError),
+    /// A cable over QUIC.
+    #[error(transparent)]
+    Quic(#[from] QuicError),
     /// A descriptor that was to be inherited.
     #[error("fd={fd}: {}", link::reason(.source))]
     Descriptor {

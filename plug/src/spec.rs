@@ -3,7 +3,7 @@
 //! The keys are QEMU's where QEMU has the kind (qemu(1), "Network options"). A key of QEMU's that asks for something we
 //! do otherwise is taken with the value that asks for nothing: `script=no`, `vhost=off`, `queues=1`.
 //!
-//! Neighbours: the links themselves in `link`; `bare`, `stream`, `vxlan`, `l2tpv3`, `impair` and `ssh` for the options of
+//! Neighbours: the links themselves in `link`; `bare`, `stream`, `vxlan`, `l2tpv3`, `quic`, `impair` and `ssh` for the options of
 //! those kinds; `user` for the NAT, whose settings `slirp` takes.
 
 use std::io;
@@ -20,7 +20,7 @@ use crate::options::{take_mtu, take_seconds};
 use crate::reconnect::{Pauses, Reconnect};
 use crate::ssh::{Ssh, SshConfig};
 use crate::stdio::{Stdio, StdioRole};
-use crate::{Impair, ImpairConfig, L2tpv3Config, OpenError, User, VxlanConfig, bare, stream};
+use crate::{Impair, ImpairConfig, L2tpv3Config, OpenError, Quic, QuicConfig, User, VxlanConfig, bare, stream};
 
 /// A link to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub enum Spec {
     User(String, Box<slirp::Config>),
     /// `impair://{LOCATOR}?…`: the link inside, and what is done to its frames.
     Impair(Box<Spec>, Box<ImpairConfig>),
+    /// `quic://HOST:PORT`, or `quic://?listen=ADDR:PORT`: a cable; [`QuicConfig`] has its options.
+    Quic(Box<QuicConfig>),
 }
 
 /// A TAP: `tap://name?mtu=BYTES&up=on|try&persist=on`, or `tap://?fd=N`.
@@ -123,6 +125,7 @@ impl Spec {
             "reconnect" => parse_reconnect(locator.clone()),
             "user" => Ok(Self::User(locator.to_string(), Box::new(User::config(locator)?))),
             "impair" => parse_impair(locator.clone()),
+            "quic" => Ok(Self::Quic(Box::new(QuicConfig::parse(locator.clone())?))),
             unknown => Err(LocatorError::UnknownKind(unknown.to_owned())),
         }
     }
@@ -159,6 +162,7 @@ impl Spec {
             Self::Reconnect { name, inner, pauses } => Box::new(Soft::new(Reconnect::open(name, *inner, pauses)?)),
             Self::User(name, config) => Box::new(Soft::new(User::new(name, *config)?)),
             Self::Impair(inner, config) => Box::new(Soft::new(Impair::open(inner.open()?, &config)?)),
+            Self::Quic(config) => Box::new(Soft::new(Quic::open(&config)?)),
         })
     }
 }
@@ -427,6 +431,8 @@ mod tests {
         assert_eq!(ours("vde://"), Ok(Spec::Vde(VdeConfig::default())));
         let named = VdeConfig { mtu: 9000, description: Some("lab".to_owned()), ..VdeConfig::default() };
         assert_eq!(ours("vde://?mtu=9000&description=lab"), Ok(Spec::Vde(named)));
+        assert!(matches!(ours("quic://host:4433?mtu=9000"), Ok(Spec::Quic(config)) if config.mtu == 9000));
+        assert!(matches!(qemu("quic,listen=:4433,trust=first"), Ok(Spec::Quic(_))));
     }
 
     #[test]
@@ -468,6 +474,7 @@ mod tests {
         refused("impair://{null://}?seed=x", "impair: seed=x: ");
         refused("impair://{null://}?control=", "impair: control=: expected a path");
         refused("user://?nett=1", "user: unknown option 'nett'");
+        refused("quic://host", "quic: address=host: expected HOST:PORT");
     }
 
     #[test]

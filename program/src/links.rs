@@ -111,6 +111,16 @@ pub static LINKS: &[Scheme] = &[
                -netdev l2tpv3, as in l2tpv3://HOST:1701?udp=on&txsession=1",
     },
     Scheme {
+        name: "quic",
+        address: Value::Text,
+        form: "quic://HOST:4433",
+        help: "a cable to another host, over QUIC; quic://?listen=ADDR:PORT is its other end. \
+               peer=FINGERPRINT names the far side's key; otherwise a file does (known=FILE, by default \
+               ~/.config/etherloom/known_peers), into which trust=first writes the first to come. key=FILE is our own key \
+               (~/.config/etherloom/quic.key), made on first use; mtu=BYTES sets what passes, \
+               keepalive=SECONDS (5) and idle=SECONDS (15) when silence is broken, and when it is the end",
+    },
+    Scheme {
         name: "pcap",
         address: Value::File,
         form: "pcap://FILE",

@@ -64,3 +64,8 @@ fn vxlan_headers_are_read_and_stations_found() {
 fn l2tpv3_headers_are_read_in_every_layout() {
     replay("l2tpv3", targets::l2tpv3::target);
 }
+
+#[test]
+fn what_a_cable_carries_is_bounded_and_sound() {
+    replay("cable", targets::cable::target);
+}

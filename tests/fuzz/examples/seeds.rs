@@ -19,6 +19,7 @@ fn main() -> io::Result<()> {
         ("stream", streams()),
         ("vxlan", stations()),
         ("l2tpv3", sessions()),
+        ("cable", cables()),
     ];
     for (target, seeds) in targets {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
@@ -182,5 +183,24 @@ fn sessions() -> Vec<Vec<u8>> {
         vec![1, 1, 1, 0, 0, 3, 0, 0, 0, 0, 0, 0x22, 0xde, 0xad, 0xbe, 0xef, 0, 0, 0, 1],
         vec![0, 2, 0, 2, 0, 0, 0, 7, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0],
         vec![1, 0, 0, 0, 0xc8, 3, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+}
+
+/// Messages of both kinds, whole, in parts and in a lane; a hello; parts that contradict each other, and too many.
+fn cables() -> Vec<Vec<u8>> {
+    let frame = [2; 40];
+    let plain = [&[0][..], &frame].concat();
+    let header = [1, 1, 0, 0, 100, 0, 34 - 20, 0, 16, 0, 1, 0];
+    let long = [&[1][..], &header, &frame].concat();
+    let lane = |message: &[u8]| [&[4, message.len() as u8 + 4, 0, 0, 0, message.len() as u8], message].concat();
+    let part = |id: u8, index: u8, count: u8, body: &[u8]| [&[2, id, index, count, body.len() as u8], body].concat();
+    let (first, second) = plain.split_at(20);
+    vec![
+        [&[5, plain.len() as u8][..], &plain, &[5, long.len() as u8], &long].concat(),
+        [lane(&plain), lane(&long), vec![4, 4, 0xff, 0, 0, 0]].concat(),
+        [part(1, 1, 2, second), part(1, 0, 2, first), part(2, 0, 3, first), part(2, 0, 2, first), vec![0, 200]]
+            .concat(),
+        [&[6][..], b"ELQ\0\x01\x07\x05\xdc", &[6], b"ELQ\0\x02\x07\x05\xdc"].concat(),
+        (0..80).flat_map(|id| [3, id, 0, 0xf0, 0]).collect(),
     ]
 }

@@ -10,6 +10,7 @@
 //! | `stream` | streams of frames | what comes out does not depend on the pieces it came in |
 //! | `vxlan` | VXLAN headers, and who was heard behind whom | what was read is written; stations are where they were heard |
 //! | `l2tpv3` | L2TPv3 headers in every layout | what was read is written and read again |
+//! | `cable` | what the far side of a `quic://` cable sends inside the connection | what is held is bounded; frames agree with their headers |
 //! | `data` | | bytes as a sequence of choices |
 //!
 //! Time is counted from the beginning of each run, so one input always does the same, `console` apart: there the switch
@@ -18,6 +19,7 @@
 //! Neighbours: `fuzz_targets` has a program for each; `tests/tests/fuzz_corpus.rs` replays the corpora.
 
 pub mod bpdu;
+pub mod cable;
 pub mod console;
 mod data;
 pub mod igmp;
