@@ -53,6 +53,8 @@ pub struct Reconnect {
     pauses: Pauses,
     accepts: Offloads,
     inner: Inner,
+    /// Why the link has ended, and when that was found; [`Link::service`] deals with it.
+    end: Option<(String, Instant)>,
     /// Tries that have failed since there was carrier.
     failures: u32,
     watch: Option<(Registry, Token)>,
@@ -79,6 +81,7 @@ impl Reconnect {
             pauses,
             accepts: Offloads::NONE,
             inner: Inner::Away(Instant::now()),
+            end: None,
             failures: 0,
             watch: None,
             past: Counters::default(),
@@ -150,7 +153,7 @@ impl Reconnect {
             Err(error) if FaultKind::of(&error).is_retryable() => {
                 let words = error.to_string();
                 let what = if words.contains("://") { words } else { format!("{}: {words}", inner.name()) };
-                self.leave(&what, Instant::now());
+                self.end.get_or_insert((what, Instant::now()));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -208,10 +211,16 @@ impl Link for Reconnect {
 
     fn service(&mut self, now: Instant) -> io::Result<()> {
         self.with_inner(|inner| inner.service(now))?;
+        if let Some((what, _)) = self.end.take() {
+            self.leave(&what, now);
+        }
         self.try_again(now)
     }
 
     fn deadline(&self) -> Option<Instant> {
+        if let Some((_, since)) = &self.end {
+            return Some(*since);
+        }
         match &self.inner {
             Inner::Here(inner) => inner.deadline(),
             Inner::Away(until) => Some(*until),

@@ -86,6 +86,8 @@ pub struct StreamSocket {
     next: usize,
     listener: Option<Socket>,
     state: State,
+    /// How the connection has ended, and when that was found.
+    end: Option<(io::Error, Instant)>,
     watch: Option<(Registry, Token)>,
     past: Counters,
     drops: DropCounts,
@@ -122,6 +124,7 @@ impl StreamSocket {
             next: 0,
             listener,
             state,
+            end: None,
             watch: None,
             past: Counters::default(),
             drops: DropCounts::default(),
@@ -250,18 +253,13 @@ impl StreamSocket {
         }
     }
 
-    /// Does something with the connection; what goes wrong is the connection's end, and that may be the link's.
-    fn with_stream<T: Default>(&mut self, act: impl FnOnce(&mut FrameStream) -> io::Result<T>) -> io::Result<T> {
-        let State::Connected(stream) = &mut self.state else { return Ok(T::default()) };
-        match act(stream) {
-            Ok(value) => Ok(value),
-            Err(error) => {
-                let now = Instant::now();
-                self.failed(error, now)?;
-                self.advance(now)?;
-                Ok(T::default())
-            }
-        }
+    /// Does something with the connection; what goes wrong is the connection's end, which [`Link::service`] deals with.
+    fn with_stream<T: Default>(&mut self, act: impl FnOnce(&mut FrameStream) -> io::Result<T>) -> T {
+        let State::Connected(stream) = &mut self.state else { return T::default() };
+        act(stream).unwrap_or_else(|error| {
+            self.end.get_or_insert((error, Instant::now()));
+            T::default()
+        })
     }
 }
 
@@ -302,11 +300,17 @@ impl Link for StreamSocket {
     }
 
     fn service(&mut self, now: Instant) -> io::Result<()> {
-        self.advance(now)?;
-        self.with_stream(FrameStream::service)
+        self.with_stream(FrameStream::service);
+        if let Some((error, _)) = self.end.take() {
+            self.failed(error, now)?;
+        }
+        self.advance(now)
     }
 
     fn deadline(&self) -> Option<Instant> {
+        if let Some((_, since)) = &self.end {
+            return Some(*since);
+        }
         match &self.state {
             State::Listening => None,
             State::Waiting(until) | State::Connecting(_, until) => Some(*until),
@@ -319,11 +323,12 @@ impl Link for StreamSocket {
             self.drops.add(DropReason::LinkDown, batch.len() as u64);
             return Ok(batch.len());
         }
-        self.with_stream(|stream| stream.send(batch)).map(|_| batch.len())
+        self.with_stream(|stream| stream.send(batch));
+        Ok(batch.len())
     }
 
     fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
-        self.with_stream(|stream| stream.receive(batch))
+        Ok(self.with_stream(|stream| stream.receive(batch)))
     }
 
     fn state(&self) -> LinkState {

@@ -110,15 +110,13 @@ fn a_client_that_was_not_told_to_ends_with_the_connection() {
     let mut client = Owner::open(address.clone(), Role::Connect(None));
     client.until_state(LinkState::Up);
     drop(listener.accept().unwrap());
-    let mut buffer = [0; 100];
     let end = Instant::now() + PATIENCE;
     let error = loop {
-        let mut batch = RxBatch::new();
-        batch.push([FragmentMut::new(&mut buffer)]);
-        match client.link.receive(&mut batch) {
-            Err(error) => break error,
-            Ok(_) => assert!(Instant::now() < end),
+        assert_eq!(receive(&mut client.link), None);
+        if let Err(error) = client.link.service(Instant::now()) {
+            break error;
         }
+        assert!(Instant::now() < end);
     };
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     drop(listener);

@@ -134,6 +134,7 @@ fn exchange(port: &str, netdev: &str) {
         ));
         qemu.tell(b"{\"execute\":\"qmp_capabilities\"}\n");
         qemu.wait_for("\"return\"");
+        wait_until("the link has carrier", PATIENCE, || switch.port(2)["carrier"] == true);
         // A card that a guest has not set up drops what it gets: an e1000 would hold up what follows the first frame.
         let announce = b"{\"execute\":\"announce-self\",\
             \"arguments\":{\"initial\":50,\"max\":50,\"rounds\":3,\"step\":0}}\n";
@@ -154,6 +155,9 @@ fn exchange(port: &str, netdev: &str) {
         assert_eq!(switch.port(2)["drops"], serde_json::json!({}));
         qemu.tell(b"{\"execute\":\"quit\"}\n");
         qemu.wait(PATIENCE);
+        // A connection ends with it; what carries datagrams cannot know.
+        let is_connection = port.starts_with("stream") || port.starts_with("listen");
+        wait_until("the link has none", PATIENCE, || !is_connection || switch.port(2)["carrier"] == false);
     }
     assert_eq!(switch.warnings(), Vec::<String>::new());
 }
