@@ -24,6 +24,8 @@ use crate::fault::FaultKind;
 
 /// The far side's program, unless it is told otherwise.
 const REMOTE: &str = "plug";
+/// OpenSSH's program.
+const OPENSSH: &str = "ssh";
 /// What is run where there is no plug.
 const FALLBACK: &str = "vde_plug";
 /// The shell's status for a command that does not exist (POSIX.1-2017 XCU 2.8.2).
@@ -99,15 +101,10 @@ impl SshConfig {
 
     /// The command line, with this one on the far side.
     fn command(&self, remote: &str) -> Command {
-        let by_hand = self.ssh.clone().or_else(|| std::env::var("PLUG_SSH").ok()).filter(|words| !words.is_empty());
-        let mut command = match by_hand {
-            Some(words) => {
-                let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", &format!("{words} \"$@\""), "ssh"]);
-                shell
-            }
-            None => Command::new("ssh"),
-        };
+        let by_hand = self.ssh.clone().or_else(|| std::env::var("PLUG_SSH").ok());
+        let line = by_hand.filter(|words| !words.trim().is_empty()).unwrap_or_else(|| OPENSSH.to_owned());
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &script(&line), OPENSSH]);
         command.args(["-T", "-x"]).args(SETTINGS.iter().flat_map(|setting| ["-o", setting]));
         if let Some(port) = self.port {
             command.args(["-p", &port.to_string()]);
@@ -283,6 +280,32 @@ fn own_path() -> String {
     std::env::current_exe().map_or_else(|_| REMOTE.to_owned(), |path| path.with_file_name(REMOTE).display().to_string())
 }
 
+/// What the shell runs, with ssh's arguments behind it: the command line; and if that is OpenSSH's, with the ciphers that its
+/// configuration allows in another order where the processor computes AES, which is then a third faster than the first
+/// by default.
+fn script(line: &str) -> String {
+    let is_openssh = line.split_whitespace().next().is_some_and(|word| word.rsplit('/').next() == Some(OPENSSH));
+    if !is_openssh {
+        return format!("{line} \"$@\"");
+    }
+    if !has_aes() {
+        return format!("exec {line} \"$@\"");
+    }
+    format!(
+        "c=$({line} -G \"$@\" 2>/dev/null | sed -n 's/^ciphers //p' | tr , '\\n')\n\
+         c=$({{ echo \"$c\" | grep -e -gcm@; echo \"$c\" | grep -v -e -gcm@; }} | paste -sd,)\n\
+         exec {line} ${{c:+-o \"Ciphers=$c\"}} \"$@\""
+    )
+}
+
+/// Whether the processor has instructions for AES.
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("aes");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
 /// A word as every shell takes it for one, and as it is if nothing in it means something to a shell.
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/_.:@%+=,-".contains(c);
@@ -327,7 +350,9 @@ mod tests {
     fn the_users_words_stand_before_ours() {
         let config = parse("ssh://root@host:22/run/lab?ssh=ssh -i /tmp/id").unwrap();
         let words = words(&config);
-        assert_eq!(words[..4], ["/bin/sh", "-c", "ssh -i /tmp/id \"$@\"", "ssh"]);
+        assert_eq!((words[0].as_str(), words[1].as_str(), words[3].as_str()), ("/bin/sh", "-c", "ssh"));
+        assert!(words[2].contains("exec ssh -i /tmp/id "), "{}", words[2]);
+        assert_eq!(script("sshpass -e ssh"), "sshpass -e ssh \"$@\"");
         assert!(words.ends_with(&["-p", "22", "-l", "root", "--", "host", "plug --cable /run/lab"].map(str::to_owned)));
         assert!(words.contains(&"Compression=no".to_owned()));
     }

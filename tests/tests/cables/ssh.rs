@@ -170,8 +170,8 @@ fn a_triangle_of_cables_has_no_loop_and_a_killed_one_comes_back() {
         let transfer = Transfer::start(&left, &right, "10.0.0.2:5000", u64::MAX);
         std::thread::sleep(Duration::from_secs(1));
         for cable in &mut cables {
-            // `ip netns exec` has become the plug, which runs ssh by way of a shell.
-            let ssh = only_child(only_child(cable.pid()));
+            // `ip netns exec` has become the plug, and the shell that it runs has become ssh.
+            let ssh = only_child(cable.pid());
             // SAFETY: no pointers; ssh is a descendant of this lab.
             assert_eq!(unsafe { libc::kill(ssh.cast_signed(), libc::SIGKILL) }, 0);
             let since = Instant::now();
@@ -193,7 +193,7 @@ fn a_host_that_was_away_is_found_soon_after_its_return() {
         assert_eq!(sides.a.show().len(), 2);
         run("ip link set to-far down");
         // SAFETY: no pointers; ssh is a descendant of this lab.
-        unsafe { libc::kill(only_child(only_child(cable.pid())).cast_signed(), libc::SIGKILL) };
+        unsafe { libc::kill(only_child(cable.pid()).cast_signed(), libc::SIGKILL) };
         wait_until("the port at the switch is left", PATIENCE, || sides.a.port(2)["members"] == serde_json::json!([]));
         cable.wait_for_times(3, "tried again in");
         run("ip link set to-far up");
