@@ -91,6 +91,7 @@ fn login_command(command: &str) -> Result<Vec<String>, UsageError> {
     match command.split_whitespace().collect::<Vec<_>>()[..] {
         ["vde_plug" | "plug"] => Ok(Vec::new()),
         ["plug", "--cable"] => Ok(vec!["--cable".to_owned()]),
+        ["plug", "--cable", data] if data.starts_with("--data=") => Ok(vec!["--cable".to_owned(), data.to_owned()]),
         _ => Err(UsageError::LoginShell("it runs vde_plug, or plug --cable, without more words")),
     }
 }
@@ -113,7 +114,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     };
     let mut operands = Vec::new();
     let mut settings = Settings::default();
-    let mut stdio = StdioRole::Plain;
+    let (mut stdio, mut peer) = (StdioRole::Plain, None);
     let (mut daemon, mut pidfile, mut syslog) = (false, None, false);
     for item in program.parse(words) {
         let (option, value) = match item? {
@@ -128,7 +129,8 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
             "version" => return Ok(Invocation::Print(help::version(program))),
             "reconnect" => settings.reconnect = true,
             "ssh" => settings.ssh = Some(value),
-            "cable" => stdio = StdioRole::Cable,
+            "cable" => stdio = StdioRole::Cable(None),
+            "data" => peer = Some(value),
             "daemon" => daemon = true,
             "pidfile" => pidfile = Some(PathBuf::from(value)),
             "log" => syslog = true,
@@ -143,6 +145,14 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
             "descr" => settings.vde.iter_mut().for_each(|keys| keys.push(("description", value.clone()))),
             name => unreachable!("--{name} is in the table but nobody reads it"),
         }
+    }
+    if let Some(text) = peer {
+        let key = text.strip_prefix("quic,").and_then(|key| key.parse().ok());
+        let refused = UsageError::Refused("--data: expected quic,FINGERPRINT, with --cable");
+        stdio = match (stdio, key) {
+            (StdioRole::Cable(_), Some(key)) => StdioRole::Cable(Some(key)),
+            _ => return Err(refused),
+        };
     }
     let mut operands = operands.into_iter();
     let first = settings.link(0, &operands.next().unwrap_or_default())?;
@@ -245,6 +255,8 @@ pub static PLUG: Program = Program {
             )
             .takes("COMMAND", Value::Text),
             OptionSpec::new(&["cable"], "Be the far side of an ssh:// link, which runs this itself."),
+            OptionSpec::new(&["data"], "With --cable: offer QUIC to the near side, which has this key.")
+                .takes("quic,FINGERPRINT", Value::Text),
             DAEMON,
             PIDFILE,
             HELP,
@@ -335,7 +347,7 @@ mod tests {
     fn one_link_or_none_is_joined_to_standard_input_and_output() {
         assert_eq!(joined("plug", "").links, [spec("vde://"), Spec::Stdio(StdioRole::Plain)]);
         assert_eq!(joined("plug", "/run/a").links, [spec("vde:///run/a"), Spec::Stdio(StdioRole::Plain)]);
-        assert_eq!(joined("plug", "--cable tap://t").links, [spec("tap://t"), Spec::Stdio(StdioRole::Cable)]);
+        assert_eq!(joined("plug", "--cable tap://t").links, [spec("tap://t"), Spec::Stdio(StdioRole::Cable(None))]);
     }
 
     #[test]
@@ -381,7 +393,7 @@ mod tests {
         let shell = |command: &str| parse("plug", ["-c".to_owned(), command.to_owned()]);
         assert!(matches!(shell("vde_plug"), Ok(Invocation::Join(_))));
         let Ok(Invocation::Join(config)) = shell("plug --cable") else { panic!() };
-        assert_eq!(config.links, [spec("vde://"), Spec::Stdio(StdioRole::Cable)]);
+        assert_eq!(config.links, [spec("vde://"), Spec::Stdio(StdioRole::Cable(None))]);
         for command in ["sh", "vde_plug cmd://sh", "plug tap://tap0", "vde_plug; sh", ""] {
             assert_eq!(shell(command).unwrap_err().status(), 255, "{command}");
         }

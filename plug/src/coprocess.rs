@@ -191,6 +191,11 @@ impl Coprocess {
         matches!(self.state, State::Running)
     }
 
+    /// The other way for frames that its hello has offered.
+    pub(crate) fn offer(&self) -> Option<&str> {
+        self.stream.peer_data()
+    }
+
     /// As [`Link::capabilities`].
     pub(crate) fn capabilities(&self) -> Capabilities {
         self.stream.capabilities()

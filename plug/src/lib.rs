@@ -7,6 +7,7 @@
 //! | `user` | the user-mode NAT |
 //! | `coprocess` | programs whose standard input and output carry frames: `cmd`, and what `ssh` is made of |
 //! | `ssh` `stdio` | a cable to another host, and its end in this process |
+//! | `detour` | another way for the frames of a cable over ssh |
 //! | `reconnect` | a link that is opened again when it has ended |
 //! | `fault` | why a link to another host has ended |
 //! | `hub` `join` | links joined so that each hears all others; two links |
@@ -24,6 +25,7 @@
 mod bare;
 pub mod cli;
 mod coprocess;
+mod detour;
 mod fault;
 mod hub;
 pub mod impair;

@@ -10,6 +10,8 @@
 //! The command that is run can be named as for git: the option `ssh`, then the environment's `PLUG_SSH`; either is a line
 //! for the shell, and stands before our own arguments, so that its settings win over ours (ssh_config(5)).
 //!
+//! With `data=quic` frames go over QUIC while that is connected (`detour`).
+//!
 //! Neighbours: `coprocess` for the running of it, `reconnect` for doing it again.
 
 use std::io;
@@ -20,7 +22,9 @@ use link::{Capabilities, Counters, DropCounts, Link, LinkState, Locator, Locator
 use mio::{Registry, Token};
 
 use crate::coprocess::{Begin, Coprocess, End};
+use crate::detour::{Detour, Invitation};
 use crate::fault::FaultKind;
+use crate::quic::Identity;
 
 /// The far side's program, unless it is told otherwise.
 const REMOTE: &str = "plug";
@@ -59,10 +63,12 @@ pub struct SshConfig {
     pub ssh: Option<String>,
     /// The program on the far side, which may have arguments.
     pub remote: Option<String>,
+    /// Whether frames go over QUIC where that passes.
+    pub quic: bool,
 }
 
 impl SshConfig {
-    /// Takes a locator apart: `ssh://[USER@]HOST[:PORT][/DIR]?ssh=COMMAND&remote=PROGRAM&locator=LOCATOR`.
+    /// Takes a locator apart: `ssh://[USER@]HOST[:PORT][/DIR]?ssh=COMMAND&remote=PROGRAM&locator=LOCATOR&data=quic`.
     ///
     /// # Errors
     /// [`LocatorError`] names what does not fit.
@@ -95,8 +101,13 @@ impl SshConfig {
             None => dir.to_owned(),
         };
         let (ssh, remote) = (options.take("ssh")?, options.take("remote")?);
+        let quic = match options.take("data")?.as_deref() {
+            None | Some("ssh") => false,
+            Some("quic") => true,
+            Some(other) => return Err(options.bad_value("data", other, &"expected ssh or quic")),
+        };
         locator.options.finish()?;
-        Ok(Self { name, user, host, port, target, ssh, remote })
+        Ok(Self { name, user, host, port, target, ssh, remote, quic })
     }
 
     /// The command line, with this one on the far side.
@@ -116,13 +127,14 @@ impl SshConfig {
         command
     }
 
-    fn start(&self, far: Far) -> io::Result<Coprocess> {
-        let target = quoted(&self.target);
+    fn start(&self, far: Far, identity: Option<&Identity>) -> io::Result<Coprocess> {
+        let data = identity.map(|identity| format!("--data=quic,{} ", identity.fingerprint())).unwrap_or_default();
+        let target = format!("{data}{}", quoted(&self.target));
         let told = self.remote.as_deref();
         let (remote, begin) = match far {
             Far::Plug => (format!("{} --cable {target}", told.unwrap_or(REMOTE)), Begin::Hello),
             Far::SamePath => (format!("{} --cable {target}", quoted(&own_path())), Begin::Hello),
-            Far::VdePlug => (format!("{} {target}", told.unwrap_or(FALLBACK)), Begin::Frames),
+            Far::VdePlug => (format!("{} {}", told.unwrap_or(FALLBACK), quoted(&self.target)), Begin::Frames),
         };
         let started = Coprocess::start(self.command(remote.trim_end()), &self.name, &self.host, begin);
         started.map_err(|error| match error.kind() {
@@ -163,6 +175,11 @@ pub struct Ssh {
     config: SshConfig,
     far: Far,
     process: Coprocess,
+    /// Our key on the other way.
+    identity: Option<Identity>,
+    /// Whether the other way has been looked for.
+    has_looked: bool,
+    detour: Option<Detour>,
     watch: Option<(Registry, Token)>,
     drops: DropCounts,
 }
@@ -174,8 +191,18 @@ impl Ssh {
     /// There is no ssh.
     pub fn open(config: SshConfig) -> io::Result<Self> {
         let far = config.first();
-        let process = config.start(far)?;
-        Ok(Self { config, far, process, watch: None, drops: DropCounts::default() })
+        let identity = if config.quic { Some(Identity::ephemeral().map_err(io::Error::other)?) } else { None };
+        let process = config.start(far, identity.as_ref())?;
+        Ok(Self {
+            config,
+            far,
+            process,
+            identity,
+            has_looked: false,
+            detour: None,
+            watch: None,
+            drops: DropCounts::default(),
+        })
     }
 
     /// Runs something else instead.
@@ -186,9 +213,35 @@ impl Ssh {
         }
         self.drops.merge(&self.process.counters().drops);
         self.far = far;
-        self.process = self.config.start(self.far)?;
+        self.process = self.config.start(self.far, self.identity.as_ref())?;
         if let Some((registry, token)) = &self.watch {
             self.process.register(registry, *token)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the far side has offered another way that is still to be taken.
+    fn is_invited(&self) -> bool {
+        self.identity.is_some() && !self.has_looked && self.process.offer().is_some()
+    }
+
+    /// Takes the other way that the far side has offered.
+    fn take_detour(&mut self) -> io::Result<()> {
+        self.has_looked = true;
+        let name = &self.config.name;
+        let invitation = self.process.offer().and_then(|offer| offer.parse::<Invitation>().ok());
+        let (Some(invitation), Some(identity)) = (invitation, self.identity.clone()) else {
+            log::warn!("{name}: what the far side offers for data makes no sense: it stays on ssh");
+            return Ok(());
+        };
+        match Detour::connect(name, identity, &invitation) {
+            Ok(mut detour) => {
+                if let Some((registry, token)) = &self.watch {
+                    detour.register(registry, *token)?;
+                }
+                self.detour = Some(detour);
+            }
+            Err(why) => log::warn!("{name}: it stays on ssh: {why}"),
         }
         Ok(())
     }
@@ -224,7 +277,10 @@ impl Link for Ssh {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.process.capabilities()
+        match self.detour.as_ref().filter(|detour| detour.is_up()) {
+            Some(detour) => detour.capabilities(),
+            None => self.process.capabilities(),
+        }
     }
 
     /// The far side was told that everything is received.
@@ -234,16 +290,23 @@ impl Link for Ssh {
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.watch = Some((registry.try_clone()?, token));
-        self.process.register(registry, token)
+        self.process.register(registry, token)?;
+        self.detour.as_mut().map_or(Ok(()), |detour| detour.register(registry, token))
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.watch = None;
-        self.process.deregister(registry)
+        self.process.deregister(registry)?;
+        self.detour.as_mut().map_or(Ok(()), |detour| detour.deregister(registry))
     }
 
     fn service(&mut self, now: Instant) -> io::Result<()> {
-        let Some(end) = self.process.service(now) else { return Ok(()) };
+        let Some(end) = self.process.service(now) else {
+            if self.is_invited() {
+                self.take_detour()?;
+            }
+            return self.detour.as_mut().map_or(Ok(()), |detour| detour.service(now));
+        };
         let is_missing = end.status.is_some_and(|status| status.code() == Some(NOT_FOUND));
         match self.far.next().filter(|_| is_missing && self.config.remote.is_none()) {
             Some(far) => self.fall_back(far),
@@ -252,16 +315,29 @@ impl Link for Ssh {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.process.deadline()
+        if self.is_invited() {
+            return Some(Instant::now());
+        }
+        let detour = self.detour.as_ref().and_then(Detour::deadline);
+        self.process.deadline().into_iter().chain(detour).min()
     }
 
     fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
+        if let Some(detour) = self.detour.as_mut().filter(|detour| detour.is_up()) {
+            return detour.send(batch);
+        }
         self.process.send(batch);
         Ok(batch.len())
     }
 
+    fn answers(&self) -> bool {
+        self.detour.as_ref().is_some_and(Detour::answers)
+    }
+
     fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
-        Ok(self.process.receive(batch))
+        let received = self.process.receive(batch);
+        let more = self.detour.as_mut().map_or(Ok(0), |detour| detour.receive(batch))?;
+        Ok(received + more)
     }
 
     fn state(&self) -> LinkState {
@@ -271,6 +347,9 @@ impl Link for Ssh {
     fn counters(&self) -> Counters {
         let mut counters = self.process.counters();
         counters.drops.merge(&self.drops);
+        if let Some(detour) = &self.detour {
+            counters.merge(&detour.counters());
+        }
         counters
     }
 }
@@ -343,6 +422,7 @@ mod tests {
         {
             assert!(parse(text).unwrap_err().to_string().starts_with("ssh: host="), "{text}");
         }
+        assert!(parse("ssh://h/x?data=quic").unwrap().quic && parse("ssh://h/x?data=pigeon").is_err());
         assert!(parse("ssh://h/run/x?locator=tap://t").is_err() && parse("ssh://h?colour=red").is_err());
     }
 

@@ -12,6 +12,9 @@ use link::stream::{FrameStream, Opening};
 use link::{Capabilities, Counters, Link, Offloads, RxBatch, TxBatch};
 use mio::{Registry, Token};
 
+use crate::detour::Detour;
+use crate::quic::Fingerprint;
+
 /// The environment variable by which dpipe says that the command at the other end is joined to this one directly.
 pub const DIRECT: &str = "ETHERLOOM_DIRECT";
 
@@ -20,12 +23,15 @@ pub const DIRECT: &str = "ETHERLOOM_DIRECT";
 pub enum StdioRole {
     /// One of VDE's programs, or one of ours.
     Plain,
-    /// The near side of an `ssh://` link.
-    Cable,
+    /// The near side of an `ssh://` link. If it has said its key, QUIC is offered to it.
+    Cable(Option<Fingerprint>),
 }
 
 /// This process's standard input and output. Nothing else may be written there.
-pub struct Stdio(FrameStream);
+pub struct Stdio {
+    stream: FrameStream,
+    detour: Option<Detour>,
+}
 
 impl Stdio {
     /// Takes them over.
@@ -33,14 +39,20 @@ impl Stdio {
     /// # Errors
     /// They are closed.
     pub fn open(role: StdioRole) -> io::Result<Self> {
+        let offered = match role {
+            StdioRole::Cable(Some(peer)) => Detour::listen(peer).inspect_err(|why| log::warn!("no QUIC: {why}")).ok(),
+            StdioRole::Plain | StdioRole::Cable(None) => None,
+        };
+        let (detour, invitation) = offered.map(|(detour, invitation)| (detour, invitation.to_string())).unzip();
         let opening = match role {
             StdioRole::Plain if std::env::var_os(DIRECT).is_some() => Opening::Greet,
             StdioRole::Plain => Opening::Silent,
-            StdioRole::Cable => Opening::Hello(None),
+            StdioRole::Cable(_) => Opening::Hello(invitation.as_deref()),
         };
         let input: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
         let output: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
-        FrameStream::new(input, output, Framing::Vde, opening).map(Self)
+        let stream = FrameStream::new(input, output, Framing::Vde, opening)?;
+        Ok(Self { stream, detour })
     }
 }
 
@@ -50,38 +62,58 @@ impl Link for Stdio {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+        match self.detour.as_ref().filter(|detour| detour.is_up()) {
+            Some(detour) => detour.capabilities(),
+            None => self.stream.capabilities(),
+        }
     }
 
     fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
-        self.0.accept(offloads)
+        self.stream.accept(offloads)
     }
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.0.register(registry, token)
+        self.stream.register(registry, token)?;
+        self.detour.as_mut().map_or(Ok(()), |detour| detour.register(registry, token))
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.0.deregister(registry)
+        self.stream.deregister(registry)?;
+        self.detour.as_mut().map_or(Ok(()), |detour| detour.deregister(registry))
     }
 
-    fn service(&mut self, _: Instant) -> io::Result<()> {
-        self.0.service()
+    fn service(&mut self, now: Instant) -> io::Result<()> {
+        self.stream.service()?;
+        self.detour.as_mut().map_or(Ok(()), |detour| detour.service(now))
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.0.deadline()
+        let detour = self.detour.as_ref().and_then(Detour::deadline);
+        self.stream.deadline().into_iter().chain(detour).min()
     }
 
     fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
-        self.0.send(batch)
+        match self.detour.as_mut().filter(|detour| detour.is_up()) {
+            Some(detour) => detour.send(batch),
+            None => self.stream.send(batch),
+        }
+    }
+
+    fn answers(&self) -> bool {
+        self.detour.as_ref().is_some_and(Detour::answers)
     }
 
     fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
-        self.0.receive(batch)
+        let received = self.stream.receive(batch)?;
+        let more = self.detour.as_mut().map_or(Ok(0), |detour| detour.receive(batch))?;
+        Ok(received + more)
     }
 
     fn counters(&self) -> Counters {
-        self.0.counters()
+        let mut counters = self.stream.counters();
+        if let Some(detour) = &self.detour {
+            counters.merge(&detour.counters());
+        }
+        counters
     }
 }

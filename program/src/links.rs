@@ -33,7 +33,7 @@ pub static LINKS: &[Scheme] = &[
         form: "ssh://USER@HOST:PORT/DIR",
         help: "the switch of that directory on another host, by the user's own ssh (USER@ and :PORT may be left out); \
                ssh=COMMAND is the command line for ssh, remote=PROGRAM the plug on the far side (or its vde_plug), \
-               locator=LOCATOR another link there than a switch",
+               locator=LOCATOR another link there than a switch; data=quic moves frames to QUIC where UDP passes",
     },
     Scheme {
         name: "stream",

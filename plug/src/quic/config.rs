@@ -36,6 +36,8 @@ pub struct QuicConfig {
     pub keepalive: Duration,
     /// After how much silence the connection is lost.
     pub idle: Duration,
+    /// Whether the cable is one of two ways, so that it is worth no warning if it does not connect.
+    pub is_detour: bool,
 }
 
 /// Which end of the cable.
@@ -152,6 +154,7 @@ impl QuicConfig {
             mtu: DEFAULT_MTU,
             keepalive: Duration::from_secs(5),
             idle: Duration::from_secs(15),
+            is_detour: false,
         }
     }
 
@@ -201,6 +204,7 @@ mod tests {
             mtu: 9000,
             keepalive: Duration::from_secs(1),
             idle: Duration::from_secs(4),
+            is_detour: false,
         };
         assert_eq!(parse(&text), Ok(expected));
         let listener = parse("quic://?listen=:4433&known=/p&trust=first").unwrap();

@@ -149,6 +149,8 @@ pub enum QuicError {
 /// One end of a cable.
 pub struct Quic {
     name: String,
+    /// How loudly it says that it does not connect.
+    level: log::Level,
     mtu: u16,
     socket: Socket,
     endpoint: Endpoint,
@@ -244,6 +246,7 @@ impl Quic {
         log::info!("{name}: this end's key is {}", identity.fingerprint());
         let mut quic = Self {
             name,
+            level: if config.is_detour { log::Level::Info } else { log::Level::Warn },
             mtu: config.mtu,
             socket,
             endpoint,
@@ -507,7 +510,7 @@ impl Quic {
         let why = why();
         if stood.is_none() && *told != why {
             if !why.is_empty() {
-                log::warn!("{}: cannot connect: {why}; it goes on trying", self.name);
+                log::log!(self.level, "{}: cannot connect: {why}; it goes on trying", self.name);
             }
             *told = why;
         }
@@ -528,7 +531,7 @@ impl Quic {
                 self.sessions.push(Session::new(handle, connection, hello, now + HANDSHAKE));
             }
             Err(error) => {
-                log::warn!("{}: cannot connect to {target}: {error}; it goes on trying", self.name);
+                log::log!(self.level, "{}: cannot connect to {target}: {error}; it goes on trying", self.name);
                 *retry = Some(now + LONGEST_PAUSE);
             }
         }

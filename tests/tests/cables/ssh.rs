@@ -63,6 +63,30 @@ fn a_cable_of_one_command_carries_ping_tcp_and_dhcp() {
 }
 
 #[test]
+fn frames_go_over_quic_where_udp_passes_and_over_ssh_where_not() {
+    lab(|| {
+        let sides = Sides::new();
+        let line = format!("plug /run/a {}?data=quic", sides.far.locator("/run/b"));
+        let mut cable = start_on(&Host::HERE, &line);
+        cable.wait_for(": connected");
+        sides.carries_everything();
+        // What ssh has carried is little beside it.
+        let written = only_child_io(cable.pid());
+        assert!(written < 32 << 20, "ssh has been given {written} bytes");
+        drop(cable);
+        sides.far.host.run("nft add table inet lab");
+        sides.far.host.run("nft add chain inet lab input { type filter hook input priority 0 ; }");
+        sides.far.host.run("nft add rule inet lab input meta l4proto udp drop");
+        let mut cable = start_on(&Host::HERE, &line);
+        cable.wait_for(": carrier");
+        sides.carries_everything();
+        assert_eq!(cable.said().matches("warn").count(), 0, "{}", cable.said());
+        cable.signal(libc::SIGTERM);
+        assert_eq!(cable.wait(PATIENCE).code(), Some(0));
+    });
+}
+
+#[test]
 fn dpipe_and_ssh_join_two_plugs() {
     lab(|| {
         let sides = Sides::new();
@@ -230,4 +254,10 @@ fn any_program_that_speaks_the_stream_is_a_link() {
 fn only_child(pid: u32) -> u32 {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     children.trim().parse().unwrap_or_else(|_| panic!("{pid} has started '{children}'"))
+}
+
+/// Bytes that the process which another has started has read from it and its files.
+fn only_child_io(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{}/io", only_child(pid))).unwrap();
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
 }
