@@ -206,7 +206,6 @@ impl FrameStream {
                     let begin = prefixes.len();
                     framing.prefix(&frame.header, frame.len(), &mut prefixes);
                     sent.push((begin..prefixes.len(), frame));
-                    self.counters.sent(frame.len());
                 }
                 Err(reason) => self.counters.drops.count(reason),
             }
@@ -232,9 +231,10 @@ impl FrameStream {
                 if written < len {
                     let mut record = prefixes[prefix.clone()].to_vec();
                     frame.append_to(&mut record);
-                    self.queue.push_frame(record, std::mem::take(&mut written));
+                    self.queue.push_frame(record, frame.len(), std::mem::take(&mut written));
                 } else {
                     written -= len;
+                    self.counters.sent(frame.len());
                 }
             }
             rest = later;
@@ -242,7 +242,7 @@ impl FrameStream {
         for (prefix, frame) in rest {
             let mut record = prefixes[prefix.clone()].to_vec();
             frame.append_to(&mut record);
-            self.queue.push_frame(record, 0);
+            self.queue.push_frame(record, frame.len(), 0);
         }
         self.counters.drops.add(DropReason::LinkFull, self.queue.shorten());
         self.await_room()?;
@@ -314,7 +314,7 @@ impl FrameStream {
             if written == 0 {
                 break;
             }
-            self.queue.advance(written);
+            self.queue.advance(written, &mut self.counters);
         }
         self.await_room()
     }
@@ -379,7 +379,8 @@ struct Queue {
 
 struct Record {
     bytes: Vec<u8>,
-    is_frame: bool,
+    /// The frame's, if it is one.
+    frame_len: Option<usize>,
 }
 
 impl Queue {
@@ -389,20 +390,20 @@ impl Queue {
 
     /// Adds words that must not be lost.
     fn push_words(&mut self, words: &[u8]) {
-        self.push(words.to_vec(), false);
+        self.push(words.to_vec(), None);
     }
 
-    /// Adds a frame, of which so many bytes have been written; some only if nothing else waits.
-    fn push_frame(&mut self, record: Vec<u8>, written: usize) {
+    /// Adds a frame's record, of which so many bytes have been written; some only if nothing else waits.
+    fn push_frame(&mut self, record: Vec<u8>, frame_len: usize, written: usize) {
         if self.is_empty() {
             self.written = written;
         }
-        self.push(record, true);
+        self.push(record, Some(frame_len));
     }
 
-    fn push(&mut self, bytes: Vec<u8>, is_frame: bool) {
+    fn push(&mut self, bytes: Vec<u8>, frame_len: Option<usize>) {
         self.bytes += bytes.len();
-        self.records.push_back(Record { bytes, is_frame });
+        self.records.push_back(Record { bytes, frame_len });
     }
 
     /// Drops the oldest frames until the queue is no longer than it may be; returns how many.
@@ -410,7 +411,9 @@ impl Queue {
         let mut dropped = 0;
         let first = usize::from(self.written > 0);
         while self.bytes > QUEUE_BYTES {
-            let Some(oldest) = self.records.iter().skip(first).position(|record| record.is_frame) else { break };
+            let Some(oldest) = self.records.iter().skip(first).position(|record| record.frame_len.is_some()) else {
+                break;
+            };
             let Some(record) = self.records.remove(first + oldest) else { break };
             self.bytes -= record.bytes.len();
             dropped += 1;
@@ -424,11 +427,15 @@ impl Queue {
         records.map(|record| Fragment::new(&record.bytes).skip(std::mem::take(&mut skip))).collect()
     }
 
-    fn advance(&mut self, written: usize) {
+    /// So many bytes more have been written; counts the frames that are through.
+    fn advance(&mut self, written: usize, counters: &mut Counters) {
         self.written += written;
         while let Some(first) = self.records.front().filter(|first| first.bytes.len() <= self.written) {
             self.written -= first.bytes.len();
             self.bytes -= first.bytes.len();
+            if let Some(len) = first.frame_len {
+                counters.sent(len);
+            }
             self.records.pop_front();
         }
     }

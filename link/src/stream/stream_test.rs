@@ -110,6 +110,7 @@ fn a_far_side_that_never_reads_costs_the_oldest_frames() {
     }
     assert!(numbers.is_sorted() && numbers[0] == 0, "what had begun is not dropped");
     assert_eq!(numbers.len() as u64, 2000 - dropped);
+    assert_eq!(near.counters().tx_frames, 2000 - dropped, "what was dropped was not sent");
 }
 
 #[test]
