@@ -1,8 +1,8 @@
 //! `reconnect://{LOCATOR}`: a link that is opened again when it has ended.
 //!
 //! Theory of operation. *here* → *away* (until its next try) → here; *here* → *parked* → here. The pause begins short, doubles with each try that fails
-//! up to its maximum, and has jitter, so that many cables to one host do not come back in step; it begins anew once the
-//! link has had carrier. While it is away there is no carrier, and frames are counted as [`DropReason::LinkDown`]. An end
+//! up to its maximum, and has jitter, so that many cables to one host do not come back in step; it begins anew once a
+//! link has stood for [`GOOD`]. While it is away there is no carrier, and frames are counted as [`DropReason::LinkDown`]. An end
 //! that another try would only repeat ([`FaultKind::is_retryable`]) ends this link too.
 //!
 //! A client of a switch has no carrier that it could take from its port but by leaving it. So when the owner has none to
@@ -46,6 +46,9 @@ impl Pauses {
     }
 }
 
+/// A link that was here for so long was a good one.
+const GOOD: Duration = Duration::from_secs(10);
+
 /// A link that comes back.
 pub struct Reconnect {
     name: String,
@@ -55,8 +58,10 @@ pub struct Reconnect {
     inner: Inner,
     /// Why the link has ended, and when that was found; [`Link::service`] deals with it.
     end: Option<(String, Instant)>,
-    /// Tries that have failed since there was carrier.
+    /// Tries since one was good.
     failures: u32,
+    /// When the link was opened last.
+    opened: Instant,
     watch: Option<(Registry, Token)>,
     past: Counters,
     drops: DropCounts,
@@ -83,6 +88,7 @@ impl Reconnect {
             inner: Inner::Away(Instant::now()),
             end: None,
             failures: 0,
+            opened: Instant::now(),
             watch: None,
             past: Counters::default(),
             drops: DropCounts::default(),
@@ -108,7 +114,7 @@ impl Reconnect {
                 if let Some((registry, token)) = &self.watch {
                     inner.register(registry, *token)?;
                 }
-                self.inner = Inner::Here(inner);
+                (self.inner, self.opened) = (Inner::Here(inner), now);
                 // What became ready before it was registered is told by nobody.
                 self.with_inner(|inner| inner.service(now)).map(drop)
             }
@@ -122,6 +128,9 @@ impl Reconnect {
 
     /// Lets go of the link, and says why and when it is tried again.
     fn leave(&mut self, why: &str, now: Instant) {
+        if matches!(self.inner, Inner::Here(_)) && now.saturating_duration_since(self.opened) >= GOOD {
+            self.failures = 0;
+        }
         self.close();
         let pause =
             self.pauses.after(self.failures, self.random.hash_one(self.failures.wrapping_add(now_as_number(now))));
@@ -144,12 +153,7 @@ impl Reconnect {
     fn with_inner<T>(&mut self, act: impl FnOnce(&mut dyn Link) -> io::Result<T>) -> io::Result<Option<T>> {
         let Inner::Here(inner) = &mut self.inner else { return Ok(None) };
         match act(&mut **inner) {
-            Ok(value) => {
-                if inner.state() == LinkState::Up {
-                    self.failures = 0;
-                }
-                Ok(Some(value))
-            }
+            Ok(value) => Ok(Some(value)),
             Err(error) if FaultKind::of(&error).is_retryable() => {
                 let words = error.to_string();
                 let what = if words.contains("://") { words } else { format!("{}: {words}", inner.name()) };
