@@ -75,6 +75,9 @@ pub fn parse(name_run_under: &str, words: impl IntoIterator<Item = String>) -> R
         return Err(UsageError::LoginShell("nobody can log in"));
     }
     let words: Vec<String> = words.into_iter().collect();
+    if name_run_under == VDE_PLUG.name && words.first().is_none_or(|word| word != "-c") {
+        return parse_as(&VDE_PLUG, words);
+    }
     match words.as_slice() {
         [flag, command] if flag == "-c" => parse_as(&PLUG, login_command(command)?),
         [word, path, line @ ..] if word == "impair" && !line.is_empty() => {
@@ -82,7 +85,7 @@ pub fn parse(name_run_under: &str, words: impl IntoIterator<Item = String>) -> R
         }
         [word, ..] if word == "impair" => Err(UsageError::Refused("impair needs a path and what to say, as in show")),
         [flag, ..] if flag == "-c" => Err(UsageError::LoginShell("it takes -c and one word")),
-        _ => parse_as(if name_run_under == VDE_PLUG.name { &VDE_PLUG } else { &PLUG }, words),
+        _ => parse_as(&PLUG, words),
     }
 }
 
@@ -368,6 +371,7 @@ mod tests {
         let config = joined("vde_plug", "-s /run/a = cat -u");
         let Spec::Cmd { argv, .. } = &config.links[1] else { panic!("{config:?}") };
         assert_eq!(argv.join(" "), "cat -u");
+        assert_eq!(joined("vde_plug", "impair /run/b").links, [spec("vde://impair"), spec("vde:///run/b")]);
         assert_eq!(refused("vde_plug", "/run/a =").0, 64);
         assert_eq!(refused("vde_plug", "-L").0, 64);
     }

@@ -18,7 +18,8 @@ fn main() -> ExitCode {
     if invocation_name() == pipe::PROGRAM.name {
         return join_commands(words);
     }
-    if words.next_if(|word| word == "pipe").is_some() {
+    // Under VDE's name no word means something else than it did.
+    if invocation_name() != cli::VDE_PLUG.name && words.next_if(|word| word == "pipe").is_some() {
         return join_commands(words);
     }
     let words = words.map(|word| word.to_string_lossy().into_owned());
