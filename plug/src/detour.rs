@@ -25,8 +25,13 @@ const QUIC: &str = "quic";
 /// Where the far side of ssh says by which address it was reached (ssh(1)).
 const SSH_CONNECTION: &str = "SSH_CONNECTION";
 
-/// The other way.
-pub(crate) struct Detour(Quic);
+/// The other way, while there is one.
+#[derive(Default)]
+pub(crate) struct Detour {
+    quic: Option<Quic>,
+    /// What one that has failed had carried.
+    past: Counters,
+}
 
 /// What the far side says of its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +74,7 @@ impl Detour {
         let quic = open("quic://", Role::Listen(SocketAddr::new(address, 0)), identity, peer)?;
         let address = quic.local_addr().map_err(|error| link::reason(&error))?;
         let invitation = Invitation { address, fingerprint: quic.fingerprint() };
-        Ok((Self(quic), invitation))
+        Ok((Self::by(quic), invitation))
     }
 
     /// The near side's end: connects to where the far side has invited it.
@@ -78,58 +83,73 @@ impl Detour {
     /// There is no socket, as a sentence.
     pub(crate) fn connect(name: &str, identity: Identity, invitation: &Invitation) -> Result<Self, String> {
         let role = Role::Connect(invitation.address.to_string());
-        open(name, role, identity, invitation.fingerprint).map(Self)
+        open(name, role, identity, invitation.fingerprint).map(Self::by)
     }
 
-    /// Whether frames go this way.
-    pub(crate) fn is_up(&self) -> bool {
-        self.0.state() == LinkState::Up
+    fn by(quic: Quic) -> Self {
+        Self { quic: Some(quic), past: Counters::default() }
     }
 
     /// As [`Link::register`]; takes every offload.
-    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.0.accept(Offloads::ALL)?;
-        self.0.register(registry, token)
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) {
+        self.attempt(|quic| quic.accept(Offloads::ALL).and_then(|()| quic.register(registry, token)));
     }
 
     /// As [`Link::deregister`].
-    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.0.deregister(registry)
+    pub(crate) fn deregister(&mut self, registry: &Registry) {
+        self.attempt(|quic| quic.deregister(registry));
     }
 
     /// As [`Link::service`].
-    pub(crate) fn service(&mut self, now: Instant) -> io::Result<()> {
-        self.0.service(now)
+    pub(crate) fn service(&mut self, now: Instant) {
+        self.attempt(|quic| quic.service(now));
     }
 
     /// As [`Link::deadline`].
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.0.deadline()
+        self.quic.as_ref()?.deadline()
     }
 
-    /// As [`Link::capabilities`].
-    pub(crate) fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+    /// As [`Link::capabilities`], if frames go this way.
+    pub(crate) fn capabilities(&self) -> Option<Capabilities> {
+        self.quic.as_ref().filter(|quic| quic.state() == LinkState::Up).map(Link::capabilities)
     }
 
     /// As [`Link::answers`].
     pub(crate) fn answers(&self) -> bool {
-        self.0.answers()
+        self.quic.as_ref().is_some_and(Link::answers)
     }
 
-    /// As [`Link::send`].
-    pub(crate) fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
-        self.0.send(batch)
+    /// As [`Link::send`]; nothing if frames do not go this way.
+    pub(crate) fn send(&mut self, batch: &TxBatch<'_>) -> Option<usize> {
+        self.capabilities()?;
+        self.attempt(|quic| quic.send(batch))
     }
 
     /// As [`Link::receive`].
-    pub(crate) fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
-        self.0.receive(batch)
+    pub(crate) fn receive(&mut self, batch: &mut RxBatch<'_>) -> usize {
+        self.attempt(|quic| quic.receive(batch)).unwrap_or(0)
     }
 
     /// As [`Link::counters`].
     pub(crate) fn counters(&self) -> Counters {
-        self.0.counters()
+        let mut counters = self.past;
+        if let Some(quic) = &self.quic {
+            counters.merge(&quic.counters());
+        }
+        counters
+    }
+
+    /// Does something with it, and gives it up if that fails: ssh goes on.
+    fn attempt<T>(&mut self, act: impl FnOnce(&mut Quic) -> io::Result<T>) -> Option<T> {
+        let quic = self.quic.as_mut()?;
+        act(quic)
+            .inspect_err(|error| {
+                log::warn!("{}: it stays on ssh: {}", quic.name(), link::reason(error));
+                self.past.merge(&quic.counters());
+            })
+            .map_err(|_| self.quic = None)
+            .ok()
     }
 }
 

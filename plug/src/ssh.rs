@@ -179,7 +179,7 @@ pub struct Ssh {
     identity: Option<Identity>,
     /// Whether the other way has been looked for.
     has_looked: bool,
-    detour: Option<Detour>,
+    detour: Detour,
     watch: Option<(Registry, Token)>,
     drops: DropCounts,
 }
@@ -199,7 +199,7 @@ impl Ssh {
             process,
             identity,
             has_looked: false,
-            detour: None,
+            detour: Detour::default(),
             watch: None,
             drops: DropCounts::default(),
         })
@@ -226,24 +226,23 @@ impl Ssh {
     }
 
     /// Takes the other way that the far side has offered.
-    fn take_detour(&mut self) -> io::Result<()> {
+    fn take_detour(&mut self) {
         self.has_looked = true;
         let name = &self.config.name;
         let invitation = self.process.offer().and_then(|offer| offer.parse::<Invitation>().ok());
         let (Some(invitation), Some(identity)) = (invitation, self.identity.clone()) else {
             log::warn!("{name}: what the far side offers for data makes no sense: it stays on ssh");
-            return Ok(());
+            return;
         };
         match Detour::connect(name, identity, &invitation) {
             Ok(mut detour) => {
                 if let Some((registry, token)) = &self.watch {
-                    detour.register(registry, *token)?;
+                    detour.register(registry, *token);
                 }
-                self.detour = Some(detour);
+                self.detour = detour;
             }
             Err(why) => log::warn!("{name}: it stays on ssh: {why}"),
         }
-        Ok(())
     }
 
     /// What the end of ssh means.
@@ -277,10 +276,7 @@ impl Link for Ssh {
     }
 
     fn capabilities(&self) -> Capabilities {
-        match self.detour.as_ref().filter(|detour| detour.is_up()) {
-            Some(detour) => detour.capabilities(),
-            None => self.process.capabilities(),
-        }
+        self.detour.capabilities().unwrap_or_else(|| self.process.capabilities())
     }
 
     /// The far side was told that everything is received.
@@ -290,22 +286,23 @@ impl Link for Ssh {
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.watch = Some((registry.try_clone()?, token));
-        self.process.register(registry, token)?;
-        self.detour.as_mut().map_or(Ok(()), |detour| detour.register(registry, token))
+        self.detour.register(registry, token);
+        self.process.register(registry, token)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.watch = None;
-        self.process.deregister(registry)?;
-        self.detour.as_mut().map_or(Ok(()), |detour| detour.deregister(registry))
+        self.detour.deregister(registry);
+        self.process.deregister(registry)
     }
 
     fn service(&mut self, now: Instant) -> io::Result<()> {
         let Some(end) = self.process.service(now) else {
             if self.is_invited() {
-                self.take_detour()?;
+                self.take_detour();
             }
-            return self.detour.as_mut().map_or(Ok(()), |detour| detour.service(now));
+            self.detour.service(now);
+            return Ok(());
         };
         let is_missing = end.status.is_some_and(|status| status.code() == Some(NOT_FOUND));
         match self.far.next().filter(|_| is_missing && self.config.remote.is_none()) {
@@ -318,26 +315,23 @@ impl Link for Ssh {
         if self.is_invited() {
             return Some(Instant::now());
         }
-        let detour = self.detour.as_ref().and_then(Detour::deadline);
-        self.process.deadline().into_iter().chain(detour).min()
+        self.process.deadline().into_iter().chain(self.detour.deadline()).min()
     }
 
     fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
-        if let Some(detour) = self.detour.as_mut().filter(|detour| detour.is_up()) {
-            return detour.send(batch);
+        if let Some(taken) = self.detour.send(batch) {
+            return Ok(taken);
         }
         self.process.send(batch);
         Ok(batch.len())
     }
 
     fn answers(&self) -> bool {
-        self.detour.as_ref().is_some_and(Detour::answers)
+        self.detour.answers()
     }
 
     fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
-        let received = self.process.receive(batch);
-        let more = self.detour.as_mut().map_or(Ok(0), |detour| detour.receive(batch))?;
-        Ok(received + more)
+        Ok(self.process.receive(batch) + self.detour.receive(batch))
     }
 
     fn state(&self) -> LinkState {
@@ -347,9 +341,7 @@ impl Link for Ssh {
     fn counters(&self) -> Counters {
         let mut counters = self.process.counters();
         counters.drops.merge(&self.drops);
-        if let Some(detour) = &self.detour {
-            counters.merge(&detour.counters());
-        }
+        counters.merge(&self.detour.counters());
         counters
     }
 }

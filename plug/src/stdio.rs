@@ -30,7 +30,7 @@ pub enum StdioRole {
 /// This process's standard input and output. Nothing else may be written there.
 pub struct Stdio {
     stream: FrameStream,
-    detour: Option<Detour>,
+    detour: Detour,
 }
 
 impl Stdio {
@@ -52,7 +52,7 @@ impl Stdio {
         let input: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
         let output: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
         let stream = FrameStream::new(input, output, Framing::Vde, opening)?;
-        Ok(Self { stream, detour })
+        Ok(Self { stream, detour: detour.unwrap_or_default() })
     }
 }
 
@@ -62,10 +62,7 @@ impl Link for Stdio {
     }
 
     fn capabilities(&self) -> Capabilities {
-        match self.detour.as_ref().filter(|detour| detour.is_up()) {
-            Some(detour) => detour.capabilities(),
-            None => self.stream.capabilities(),
-        }
+        self.detour.capabilities().unwrap_or_else(|| self.stream.capabilities())
     }
 
     fn accept(&mut self, offloads: Offloads) -> io::Result<()> {
@@ -73,47 +70,39 @@ impl Link for Stdio {
     }
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.stream.register(registry, token)?;
-        self.detour.as_mut().map_or(Ok(()), |detour| detour.register(registry, token))
+        self.detour.register(registry, token);
+        self.stream.register(registry, token)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.stream.deregister(registry)?;
-        self.detour.as_mut().map_or(Ok(()), |detour| detour.deregister(registry))
+        self.detour.deregister(registry);
+        self.stream.deregister(registry)
     }
 
     fn service(&mut self, now: Instant) -> io::Result<()> {
-        self.stream.service()?;
-        self.detour.as_mut().map_or(Ok(()), |detour| detour.service(now))
+        self.detour.service(now);
+        self.stream.service()
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let detour = self.detour.as_ref().and_then(Detour::deadline);
-        self.stream.deadline().into_iter().chain(detour).min()
+        self.stream.deadline().into_iter().chain(self.detour.deadline()).min()
     }
 
     fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
-        match self.detour.as_mut().filter(|detour| detour.is_up()) {
-            Some(detour) => detour.send(batch),
-            None => self.stream.send(batch),
-        }
+        self.detour.send(batch).map_or_else(|| self.stream.send(batch), Ok)
     }
 
     fn answers(&self) -> bool {
-        self.detour.as_ref().is_some_and(Detour::answers)
+        self.detour.answers()
     }
 
     fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
-        let received = self.stream.receive(batch)?;
-        let more = self.detour.as_mut().map_or(Ok(0), |detour| detour.receive(batch))?;
-        Ok(received + more)
+        Ok(self.stream.receive(batch)? + self.detour.receive(batch))
     }
 
     fn counters(&self) -> Counters {
         let mut counters = self.stream.counters();
-        if let Some(detour) = &self.detour {
-            counters.merge(&detour.counters());
-        }
+        counters.merge(&self.detour.counters());
         counters
     }
 }
