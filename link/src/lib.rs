@@ -206,7 +206,8 @@ pub trait Link: Send {
         Ok(())
     }
 
-    /// When [`Link::service`] must be called even if nothing becomes ready.
+    /// When [`Link::service`] must be called even if nothing becomes ready; a moment that has passed means at once. Asking
+    /// does not move it: an owner compares it with the time at which its turn began.
     fn deadline(&self) -> Option<Instant> {
         None
     }

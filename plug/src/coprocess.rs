@@ -63,8 +63,14 @@ enum State {
     /// Its hello is awaited, until then.
     Expected(Instant),
     Running,
-    /// Its output has ended, or makes no sense; it may take until then to end.
-    Ending(io::Error, Instant),
+    /// Its output has ended, or makes no sense.
+    Ending {
+        error: io::Error,
+        /// How long it may take to end.
+        until: Instant,
+        /// When it is looked at next.
+        look: Instant,
+    },
 }
 
 /// How a program ended.
@@ -143,16 +149,17 @@ impl Coprocess {
                     self.begin_to_end(error);
                 }
             }
-            State::Ending(..) => {}
+            State::Ending { .. } => {}
         }
-        let State::Ending(_, until) = &self.state else { return None };
+        let State::Ending { until, look, .. } = &mut self.state else { return None };
         let status = self.child.try_wait().ok().flatten();
         if status.is_none() && *until > now {
+            *look = (now + LOOK).min(*until);
             return None;
         }
         self.words.relay(&self.speaker);
         let last_words = std::mem::take(&mut self.words.last);
-        let State::Ending(error, _) = std::mem::replace(&mut self.state, State::Running) else { return None };
+        let State::Ending { error, .. } = std::mem::replace(&mut self.state, State::Running) else { return None };
         let has_run = !matches!(error.kind(), io::ErrorKind::NotConnected);
         Some(End { status, has_run, error, last_words })
     }
@@ -162,7 +169,7 @@ impl Coprocess {
         match &self.state {
             State::Expected(until) => Some(*until),
             State::Running => self.stream.deadline(),
-            State::Ending(_, until) => Some((Instant::now() + LOOK).min(*until)),
+            State::Ending { look, .. } => Some(*look),
         }
     }
 
@@ -209,8 +216,9 @@ impl Coprocess {
     }
 
     fn begin_to_end(&mut self, error: io::Error) {
-        if !matches!(self.state, State::Ending(..)) {
-            self.state = State::Ending(error, Instant::now() + GRACE);
+        if !matches!(self.state, State::Ending { .. }) {
+            let look = Instant::now();
+            self.state = State::Ending { error, until: look + GRACE, look };
         }
     }
 

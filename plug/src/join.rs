@@ -1,8 +1,8 @@
 //! Two links joined: what one delivers goes into the other, until one of them ends or a signal comes.
 //!
 //! One thread, one event loop, which wakes for a link's readiness or deadline, for interfaces that go up or down, and for
-//! signals. Where one link has no carrier, the other is told ([`Link::show_carrier`]). Backpressure is decided here, and it is always *drop*: what a link does not take at once is counted as
-//! [`link::DropReason::LinkFull`].
+//! signals. Where one link has no carrier, the other is told ([`Link::show_carrier`]). Backpressure is decided here, and it
+//! is always *drop*: what a link does not take at once is counted as [`link::DropReason::LinkFull`].
 
 use std::io;
 use std::os::fd::AsRawFd;

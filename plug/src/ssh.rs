@@ -298,9 +298,6 @@ impl Link for Ssh {
 
     fn service(&mut self, now: Instant) -> io::Result<()> {
         let Some(end) = self.process.service(now) else {
-            if self.is_invited() {
-                self.take_detour();
-            }
             self.detour.service(now);
             return Ok(());
         };
@@ -312,9 +309,6 @@ impl Link for Ssh {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.is_invited() {
-            return Some(Instant::now());
-        }
         self.process.deadline().into_iter().chain(self.detour.deadline()).min()
     }
 
@@ -331,7 +325,12 @@ impl Link for Ssh {
     }
 
     fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
-        Ok(self.process.receive(batch) + self.detour.receive(batch))
+        let received = self.process.receive(batch);
+        // The hello, and the invitation in it, come before the first frame.
+        if self.is_invited() {
+            self.take_detour();
+        }
+        Ok(received + self.detour.receive(batch))
     }
 
     fn state(&self) -> LinkState {
@@ -385,6 +384,9 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use link::FragmentMut;
+    use link::stream::wire::{self, Hello};
+
     use super::*;
 
     fn parse(text: &str) -> Result<SshConfig, LocatorError> {
@@ -433,6 +435,28 @@ mod tests {
     fn a_shell_takes_a_quoted_word_for_one() {
         assert_eq!(quoted("/run/lab"), "/run/lab");
         assert_eq!(quoted("it's; rm"), r"'it'\''s; rm'");
+    }
+
+    #[test]
+    fn an_invitation_is_taken_however_soon_everything_else_is_said() {
+        let fingerprint = Identity::ephemeral().unwrap().fingerprint();
+        let data = format!("quic,127.0.0.1:9,{fingerprint}");
+        let hello = Hello { receives: Offloads::ALL, data: Some(&data) }.line();
+        let words = std::env::temp_dir().join(format!("ssh-words-{}", std::process::id()));
+        std::fs::write(&words, [hello, wire::turn()].concat()).unwrap();
+        let far = format!("cat {} -; :", words.display());
+        let mut ssh = Ssh::open(parse(&format!("ssh://h/x?data=quic&ssh={far}")).unwrap()).unwrap();
+        let mut buffer = vec![0; link::MAX_FRAME_LEN];
+        let begun = Instant::now();
+        while ssh.state() == LinkState::Down {
+            assert!(begun.elapsed().as_secs() < 20);
+            ssh.service(Instant::now()).unwrap();
+        }
+        let mut batch = RxBatch::new();
+        batch.push([FragmentMut::new(&mut buffer)]);
+        assert_eq!(ssh.receive(&mut batch).unwrap(), 0);
+        std::fs::remove_file(words).unwrap();
+        assert!(ssh.has_looked && ssh.deadline().is_some());
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct FrameStream {
     /// The stream has ended, and what was received before is still to be fetched.
     end: Option<io::Error>,
     waiting: Option<(Registry, Token)>,
+    /// When it was taken over: a moment that has passed.
+    begun: Instant,
     counters: Counters,
 }
 
@@ -79,6 +81,7 @@ impl FrameStream {
             agreement: Agreement::new(framing),
             end: None,
             waiting: None,
+            begun: Instant::now(),
             counters: Counters::default(),
         };
         match opening {
@@ -185,7 +188,7 @@ impl FrameStream {
     pub fn deadline(&self) -> Option<Instant> {
         let reads = self.input.is_always_ready && self.end.is_none();
         let writes = self.output.is_always_ready && !self.queue.is_empty();
-        (reads || writes).then(Instant::now)
+        (reads || writes).then_some(self.begun)
     }
 
     /// As [`crate::Link::send`]; takes everything.

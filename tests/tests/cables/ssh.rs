@@ -1,6 +1,7 @@
 //! Cables over a real sshd: what they carry, how they end, how they come back.
 
 use std::fs;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use netlab::process::{Process, Switch, program};
@@ -83,6 +84,20 @@ fn frames_go_over_quic_where_udp_passes_and_over_ssh_where_not() {
         assert_eq!(cable.said().matches("warn").count(), 0, "{}", cable.said());
         cable.signal(libc::SIGTERM);
         assert_eq!(cable.wait(PATIENCE).code(), Some(0));
+    });
+}
+
+#[test]
+fn an_idle_cable_takes_no_processor() {
+    lab(|| {
+        let far = Far::new("far", "192.168.7.2");
+        let (_a, _b) = (Switch::start("a", ""), Switch::start("b", ""));
+        let mut cable = start_on(&Host::HERE, &format!("plug /run/a {}?data=quic", far.locator("/run/b")));
+        cable.wait_for(": connected");
+        let before = milliseconds_run(cable.pid());
+        sleep(Duration::from_secs(2));
+        let run = milliseconds_run(cable.pid()) - before;
+        assert!(run < 100, "{run} ms of 2 s");
     });
 }
 
@@ -254,6 +269,12 @@ fn any_program_that_speaks_the_stream_is_a_link() {
 fn only_child(pid: u32) -> u32 {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     children.trim().parse().unwrap_or_else(|_| panic!("{pid} has started '{children}'"))
+}
+
+/// How long a process has been on a processor (proc(5), schedstat).
+fn milliseconds_run(pid: u32) -> u64 {
+    let nanoseconds = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    nanoseconds.split(' ').next().unwrap().parse::<u64>().unwrap() / 1_000_000
 }
 
 /// Bytes that the process which another has started has read from it and its files.
