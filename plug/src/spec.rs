@@ -4,7 +4,7 @@
 //! do otherwise is taken with the value that asks for nothing: `script=no`, `vhost=off`, `queues=1`.
 //!
 //! Neighbours: the links themselves in `link`; `bare`, `stream`, `vxlan`, `l2tpv3`, `quic`, `impair` and `ssh` for the options of
-//! those kinds; `user` for the NAT, whose settings `slirp` takes.
+//! those kinds; `user` for the NAT, whose settings `nat` takes.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -67,7 +67,7 @@ pub enum Spec {
         pauses: Pauses,
     },
     /// `user://`: the name under which its messages appear, and its settings.
-    User(String, Box<slirp::Config>),
+    User(String, Box<nat::Config>),
     /// `impair://{LOCATOR}?…`: the link inside, and what is done to its frames.
     Impair(Box<Spec>, Box<ImpairConfig>),
     /// `quic://HOST:PORT`, or `quic://?listen=ADDR:PORT`: a cable; [`QuicConfig`] has its options.

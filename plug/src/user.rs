@@ -1,4 +1,4 @@
-//! `user://`: the user-mode NAT as a link. Its options are those of QEMU's `-netdev user`; `slirp::Config` has them.
+//! `user://`: the user-mode NAT as a link. Its options are those of QEMU's `-netdev user`; `nat::Config` has them.
 //!
 //! The link's descriptor is the NAT's epoll instance, registered edge-triggered; [`Link::service`] drains it. Frames are
 //! made when a slot is there for them, so the owner calls `receive` behind every `send` and every `service`, until it
@@ -18,7 +18,7 @@ use link::{
 };
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use slirp::{Config, ForwardError, Nat, OFFLOADS, Readiness, SocketError, Sockets};
+use nat::{Config, ForwardError, Nat, OFFLOADS, Readiness, SocketError, Sockets};
 
 /// Why a user-mode network cannot be opened.
 #[derive(Debug, thiserror::Error)]
