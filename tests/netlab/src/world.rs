@@ -98,6 +98,11 @@ impl Host {
     /// The host that the lab begins with, where switches run.
     pub const HERE: Self = Self { name: None };
 
+    /// A host that is there: a network namespace with this name.
+    pub const fn there(name: &'static str) -> Self {
+        Self { name: Some(name) }
+    }
+
     /// A new host without interfaces. It has no IPv6, so it says nothing that it was not asked to.
     pub fn new(name: &'static str) -> Self {
         run(&format!("ip netns add {name}"));

@@ -4,12 +4,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::thread::{JoinHandle, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use netlab::probes::Probes;
 use netlab::process::Switch;
 use netlab::world::{Host, PATIENCE, Transfer, lab, run, wait_until};
 use plug::quic::{Fingerprint, Identity};
@@ -99,60 +98,6 @@ fn set_reno(stream: &TcpStream) {
     assert_eq!(set, 0);
 }
 
-/// Numbered UDP datagrams, a hundred in a second, and how long each took.
-struct Probes {
-    stop: Arc<AtomicBool>,
-    sender: JoinHandle<usize>,
-    receiver: JoinHandle<Vec<Duration>>,
-}
-
-impl Probes {
-    fn start(from: &Host, to: &Host, address: &str) -> Self {
-        let address: SocketAddr = address.parse().unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let epoch = Instant::now();
-        let receiver = to.spawn({
-            let stop = stop.clone();
-            move || {
-                let socket = UdpSocket::bind(address).unwrap();
-                socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-                let (mut delays, mut buffer) = (Vec::new(), [0; 2000]);
-                while !stop.load(Ordering::Relaxed) {
-                    if let Ok(200) = socket.recv(&mut buffer) {
-                        let sent = Duration::from_nanos(u64::from_be_bytes(*buffer.first_chunk().unwrap()));
-                        delays.push(epoch.elapsed() - sent);
-                    }
-                }
-                delays
-            }
-        });
-        let sender = from.spawn({
-            let stop = stop.clone();
-            move || {
-                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                let (mut count, mut packet) = (0, [0; 200]);
-                while !stop.load(Ordering::Relaxed) {
-                    packet[..8].copy_from_slice(&(epoch.elapsed().as_nanos() as u64).to_be_bytes());
-                    // The first may come before the receiver is there.
-                    count += usize::from(socket.send_to(&packet, address).is_ok());
-                    sleep(Duration::from_millis(10));
-                }
-                count
-            }
-        });
-        Self { stop, sender, receiver }
-    }
-
-    /// The delay that 99 of 100 stayed below, and which part of all came.
-    fn stop(self) -> (Duration, f64) {
-        self.stop.store(true, Ordering::Relaxed);
-        let sent = self.sender.join().unwrap();
-        let mut delays = self.receiver.join().unwrap();
-        delays.sort();
-        (delays[delays.len() * 99 / 100], delays.len() as f64 / sent as f64)
-    }
-}
-
 #[test]
 fn over_a_lossy_path_it_carries_more_than_tcp_would_and_datagrams_are_not_delayed() {
     lab(|| {
@@ -165,7 +110,7 @@ fn over_a_lossy_path_it_carries_more_than_tcp_would_and_datagrams_are_not_delaye
         let (_a, _b) = joined(&left, &right, 1500);
         let probes = Probes::start(&left, &right, "10.0.0.2:6000");
         let cabled = tcp_rate(&left, &right, "10.0.0.2:5000", time);
-        let (p99, came) = probes.stop();
+        let (p99, came) = probes.stop().unwrap();
         println!("lab: {:.1} Mbit/s bare, {:.1} through the cable", bare * 8e-6, cabled * 8e-6);
         println!("lab: UDP meanwhile: 99 of 100 within {p99:?}, {:.1} % came", came * 100.0);
         assert!(cabled > 3.0 * bare, "{bare} bare, {cabled} through the cable");

@@ -1,14 +1,14 @@
 //! Two hosts made of network namespaces, and what is measured between them.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Seconds of each iperf3.
-const SECONDS: u32 = 4;
+/// Seconds of an iperf3, where nothing else is said.
+pub const SECONDS: u32 = 4;
 
 /// A host, its interface and its address there.
 pub struct HostNames {
@@ -24,20 +24,32 @@ pub const HOSTS: [HostNames; 2] = [
 ];
 
 /// The two hosts. Dropping this removes them.
-pub struct Hosts(());
+pub struct Hosts(&'static [HostNames; 2]);
 
 impl Hosts {
     pub fn new() -> Result<Self> {
-        remove_hosts();
-        for host in &HOSTS {
+        Self::of(&HOSTS)
+    }
+
+    /// Hosts with these names.
+    pub fn of(names: &'static [HostNames; 2]) -> Result<Self> {
+        let hosts = Self(names);
+        hosts.remove();
+        for host in names {
             run(&format!("ip netns add {}", host.name))?;
         }
-        Ok(Self(()))
+        Ok(hosts)
+    }
+
+    fn remove(&self) {
+        for host in self.0 {
+            let _ = Command::new("ip").args(["netns", "del", host.name]).stderr(Stdio::null()).status();
+        }
     }
 
     /// Gives each host its interface, once that is there.
     pub fn take_interfaces(&self) -> Result<()> {
-        for HostNames { name, interface, address } in &HOSTS {
+        for HostNames { name, interface, address } in self.0 {
             wait_for(|| {
                 let mut show = Command::new("ip");
                 show.args(["link", "show", interface]).stderr(Stdio::null()).stdout(Stdio::null());
@@ -53,26 +65,26 @@ impl Hosts {
 
     /// Waits until the first reaches the second.
     pub fn wait_for_ping(&self) -> Result<()> {
-        wait_for(|| self.in_host(0, "ping", &["-q", "-c", "1", "-W", "1", HOSTS[1].address]).is_ok())
+        wait_for(|| self.in_host(0, "ping", &["-q", "-c", "1", "-W", "1", self.0[1].address]).is_ok())
     }
 
     /// Runs a program on a host.
     pub fn in_host(&self, host: usize, program: &str, arguments: &[&str]) -> Result<String> {
-        let mut words = vec!["netns", "exec", HOSTS[host].name, program];
+        let mut words = vec!["netns", "exec", self.0[host].name, program];
         words.extend(arguments);
         output(Command::new("ip").args(words))
     }
 
-    /// The JSON report of a client on the first host.
-    pub fn iperf(&self, arguments: &[&str]) -> Result<serde_json::Value> {
+    /// The JSON report of a client on the first host, which sends for so many seconds.
+    pub fn iperf(&self, seconds: u32, arguments: &[&str]) -> Result<serde_json::Value> {
         let mut server = Command::new("ip")
-            .args(["netns", "exec", HOSTS[1].name, "iperf3", "-s", "-1"])
+            .args(["netns", "exec", self.0[1].name, "iperf3", "-s", "-1"])
             .stdout(Stdio::null())
             .spawn()
             .context("iperf3")?;
         sleep(Duration::from_millis(400));
-        let seconds = SECONDS.to_string();
-        let mut words = vec!["-c", HOSTS[1].address, "-t", &seconds, "-J"];
+        let seconds = seconds.to_string();
+        let mut words = vec!["-c", self.0[1].address, "-t", &seconds, "-J"];
         words.extend(arguments);
         let report = self.in_host(0, "iperf3", &words);
         if report.is_err() {
@@ -84,22 +96,16 @@ impl Hosts {
 
     /// The mean round trip in microseconds.
     pub fn ping(&self) -> Result<f64> {
-        let report = self.in_host(0, "ping", &["-q", "-i", "0.002", "-c", "500", HOSTS[1].address])?;
+        let report = self.in_host(0, "ping", &["-q", "-i", "0.002", "-c", "500", self.0[1].address])?;
         let line = report.lines().find(|line| line.contains("min/avg/max")).context("ping: no summary")?;
         let mean: f64 = line.split('/').nth(4).context("ping: no mean")?.parse().context("ping: its mean")?;
         Ok(mean * 1e3)
     }
 }
 
-fn remove_hosts() {
-    for host in &HOSTS {
-        let _ = Command::new("ip").args(["netns", "del", host.name]).stderr(Stdio::null()).status();
-    }
-}
-
 impl Drop for Hosts {
     fn drop(&mut self) {
-        remove_hosts();
+        self.remove();
     }
 }
 
@@ -129,6 +135,28 @@ pub fn number(report: &serde_json::Value, pointer: &str) -> Result<f64> {
 /// Datagrams that arrived.
 pub fn received(report: &serde_json::Value) -> Result<f64> {
     Ok(number(report, "/end/sum/packets")? - number(report, "/end/sum/lost_packets")?)
+}
+
+/// Programs that end with this.
+#[derive(Default)]
+pub struct Running(Vec<Child>);
+
+impl Running {
+    /// Starts one, which is heard by nobody.
+    pub fn start(&mut self, command: &mut Command) -> Result<()> {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.0.push(child.with_context(|| format!("{command:?}"))?);
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for child in self.0.iter_mut().rev() {
+            let _ = run(&format!("kill -TERM {}", child.id()));
+            let _ = child.wait();
+        }
+    }
 }
 
 fn wait_for(mut is_there: impl FnMut() -> bool) -> Result<()> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::hosts::{HOSTS, Hosts, beside, number, print_ratios, received, run};
+use crate::hosts::{HOSTS, Hosts, SECONDS, beside, number, print_ratios, received, run};
 
 const BRIDGE: &str = "benchbr";
 const DIR: &str = "/tmp/etherloom-bench.ctl";
@@ -82,13 +82,13 @@ fn measure(peer: Peer) -> Result<Figures> {
     let lab = Lab::new(peer)?;
     let mut figures = Figures::default();
     let before = lab.cpu_seconds()?;
-    let report = lab.hosts.iperf(&[])?;
+    let report = lab.hosts.iperf(SECONDS, &[])?;
     figures.tcp_gbps = number(&report, "/end/sum_received/bits_per_second")? / 1e9;
     let after_tcp = lab.cpu_seconds()?;
     figures.s_per_gigabyte = (after_tcp - before) * 1e9 / number(&report, "/end/sum_received/bytes")?;
     figures.rtt_us = lab.hosts.ping()?;
     let before_udp = lab.cpu_seconds()?;
-    let report = lab.hosts.iperf(&["-u", "-b", "0", "-l", "22"])?;
+    let report = lab.hosts.iperf(SECONDS, &["-u", "-b", "0", "-l", "22"])?;
     let frames = received(&report)?;
     figures.udp_kpps = frames / number(&report, "/end/sum/seconds")? / 1e3;
     figures.us_per_frame = (lab.cpu_seconds()? - before_udp) * 1e6 / frames;
@@ -154,7 +154,7 @@ impl Lab {
             .spawn()
             .context("perf")?;
         sleep(Duration::from_millis(500));
-        let report = self.hosts.iperf(&["-u", "-b", "0", "-l", "22"]);
+        let report = self.hosts.iperf(SECONDS, &["-u", "-b", "0", "-l", "22"]);
         run(&format!("kill -INT {}", counter.id()))?;
         let counts = counter.wait_with_output().context("perf")?;
         let counts = String::from_utf8_lossy(&counts.stderr).into_owned();
