@@ -470,7 +470,7 @@ mod tests {
     fn an_invitation_is_taken_however_soon_everything_else_is_said() {
         let fingerprint = Identity::ephemeral().unwrap().fingerprint();
         let data = format!("quic,127.0.0.1:9,{fingerprint}");
-        let hello = Hello { receives: Offloads::ALL, data: Some(&data) }.line();
+        let hello = Hello { receives: Offloads::ALL, confirms: true, data: Some(&data) }.line();
         let words = std::env::temp_dir().join(format!("ssh-words-{}", std::process::id()));
         std::fs::write(&words, [hello, wire::turn()].concat()).unwrap();
         let far = format!("cat {} -; :", words.display());

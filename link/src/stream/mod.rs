@@ -3,9 +3,9 @@
 //!
 //! Theory of operation. Reading: bytes gather in a [`wire::Decoder`], and each frame is copied into the owner's slot.
 //! Writing: a batch goes to the kernel as one `writev` (in VDE's framing one for each frame, since vde_plug loses its way
-//! where a read of its own ends between the two bytes of a length). What the kernel does not take waits in a queue. The
-//! queue is bounded in bytes; when it is full its *oldest* frame goes, counted as [`DropReason::LinkFull`]: what is
-//! old is worth least, and a queue that is never emptied from its head only adds delay. So `send` always takes everything.
+//! where a read of its own ends between the two bytes of a length). What the kernel does not take waits in a queue, and so does
+//! what a far side that confirms has no room for in `flow`'s window. The queue is bounded, in bytes and, where the far
+//! side confirms, in time; its oldest frames go, counted as [`DropReason::LinkFull`]. So `send` always takes everything.
 //! A frame that has begun to be written is written to its end.
 //!
 //! Invariant: nothing here blocks. The descriptors are made non-blocking and get their flags back at the end, since others
@@ -13,20 +13,22 @@
 //!
 //! The end of the stream, and anything that is no record, ends the link: `receive` says which by its error.
 //!
-//! Neighbours: `wire` for the formats, `socket` for links over TCP and Unix sockets; `plug` for the rest of them.
+//! Neighbours: `wire` for the formats, `queue` and `flow` for what waits, `socket` for links over TCP and Unix sockets; `plug`
+//! for the rest of them.
 
+mod flow;
+mod queue;
 mod socket;
 pub mod wire;
 
 pub use socket::{Role, StreamAddress, StreamConfig, StreamError, StreamSocket};
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -34,10 +36,14 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::datagram::JUMBO_MTU;
 use crate::{Capabilities, Counters, DropReason, Fragment, Frame, Offloads, RxBatch, TxBatch};
+use flow::Flow;
+use queue::{Queue, Waits};
 use wire::{Decoder, Framing, Garbage, Hello, Item};
 
-/// Bytes that wait to be written at most: 3 ms at 1.4 Gbit/s, and eight of the longest frames.
-const QUEUE_BYTES: usize = 512 * 1024;
+/// How long a frame may wait for the far side to confirm others.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Bytes after which the far side is told that they have come.
+const CONFIRM_AFTER: u64 = 16 * 1024;
 /// Bytes before a hello at most.
 const MAX_NOISE: usize = 64 * 1024;
 /// Vectors of one system call (`UIO_MAXIOV`).
@@ -62,6 +68,10 @@ pub struct FrameStream {
     queue: Queue,
     scratch: Scratch,
     agreement: Agreement,
+    /// What is on its way, if the far side confirms.
+    flow: Flow,
+    /// Bytes that the far side was told have come.
+    confirmed: u64,
     /// The stream has ended, and what was received before is still to be fetched.
     end: Option<io::Error>,
     waiting: Option<(Registry, Token)>,
@@ -83,6 +93,8 @@ impl FrameStream {
             queue: Queue::default(),
             scratch: Scratch::default(),
             agreement: Agreement::new(framing),
+            flow: Flow::default(),
+            confirmed: 0,
             end: None,
             waiting: None,
             begun: Instant::now(),
@@ -210,7 +222,7 @@ impl FrameStream {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let reads = self.input.is_always_ready && self.end.is_none();
-        let writes = self.output.is_always_ready && !self.queue.is_empty();
+        let writes = self.output.is_always_ready && self.queue.may_write(self.room());
         (reads || writes).then_some(self.begun)
     }
 
@@ -228,34 +240,40 @@ impl FrameStream {
         let mut rest = sent.map(|(frame, place)| (frame, &prefixes[place.clone()]));
         let at_once = if self.agreement.sends == Framing::Vde { 1 } else { usize::MAX };
         let mut vectors = emptied(vectors);
+        let waits = Waits { since: Instant::now(), is_confirmed: self.agreement.peer_confirms };
         while self.queue.is_empty() {
             vectors.clear();
-            let mut count = 0;
+            let (mut count, mut room) = (0, self.room());
             for (frame, prefix) in rest.clone().take(at_once) {
-                if count > 0 && vectors.len() + 1 + frame.fragments.len() > MAX_VECTORS {
+                if room == 0 || count > 0 && vectors.len() + 1 + frame.fragments.len() > MAX_VECTORS {
                     break;
                 }
                 vectors.push(Fragment::new(prefix));
                 vectors.extend_from_slice(frame.fragments);
+                room = room.saturating_sub((prefix.len() + frame.len()) as u64);
                 count += 1;
             }
             if count == 0 {
                 break;
             }
             let mut written = self.output.write(&vectors[..vectors.len().min(MAX_VECTORS)])?;
+            let mut through = 0;
             for (frame, prefix) in rest.by_ref().take(count) {
                 let len = prefix.len() + frame.len();
                 if written < len {
-                    self.queue.push_frame(&frame, prefix, mem::take(&mut written));
+                    self.queue.push_frame(&frame, prefix, mem::take(&mut written), waits);
                 } else {
                     written -= len;
+                    through += len as u64;
                     self.counters.sent(frame.len());
                 }
             }
+            self.note_sent(through, waits.since);
         }
-        rest.for_each(|(frame, prefix)| self.queue.push_frame(&frame, prefix, 0));
+        rest.for_each(|(frame, prefix)| self.queue.push_frame(&frame, prefix, 0, waits));
         self.scratch = Scratch { vectors: emptied(vectors), prefixes, places };
         self.counters.drops.add(DropReason::LinkFull, self.queue.shorten());
+        self.note_if_full();
         self.await_room()?;
         Ok(batch.len())
     }
@@ -286,6 +304,7 @@ impl FrameStream {
                 Err(error) => self.end = Some(error),
             }
         }
+        self.confirm()?;
         Ok(batch.filled() - before)
     }
 
@@ -293,6 +312,35 @@ impl FrameStream {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Tells the far side what has come, if that is much.
+    fn confirm(&mut self) -> io::Result<()> {
+        let total = self.decoder.taken();
+        if !self.agreement.peer_confirms || total - self.confirmed < CONFIRM_AFTER {
+            return Ok(());
+        }
+        self.confirmed = total;
+        self.queue.confirm(total);
+        self.flush()
+    }
+
+    /// Bytes of frames that may be sent now.
+    fn room(&self) -> u64 {
+        if self.agreement.peer_confirms { self.flow.room() } else { u64::MAX }
+    }
+
+    fn note_sent(&mut self, len: u64, now: Instant) {
+        if self.agreement.peer_confirms && len > 0 {
+            self.flow.note_sent(len, now);
+        }
+    }
+
+    /// Takes note if frames wait for the far side to confirm others.
+    fn note_if_full(&mut self) {
+        if !self.queue.is_empty() && self.room() == 0 {
+            self.flow.note_full();
+        }
     }
 
     /// Writes what stands before a frame, and returns its place; nothing for one that is dropped.
@@ -323,6 +371,7 @@ impl FrameStream {
             Item::Greeting => self.agreement.say_hello(&mut self.queue),
             Item::Hello(hello) => self.agreement.hear_hello(hello, &mut self.queue),
             Item::Turn => {}
+            Item::Confirmed(total) => self.flow.note_confirmed(total, Instant::now()),
         }
         if !self.queue.is_empty() {
             self.flush()?;
@@ -332,23 +381,33 @@ impl FrameStream {
 
     /// Writes what waits, as far as there is room.
     fn flush(&mut self) -> io::Result<()> {
-        while !self.queue.is_empty() {
-            let at_once = if self.agreement.sends == Framing::Vde { 1 } else { MAX_VECTORS };
-            let written = self.output.write(&self.queue.vectors(at_once))?;
+        if self.queue.is_empty() {
+            return self.await_room();
+        }
+        let now = Instant::now();
+        if self.agreement.peer_confirms {
+            self.counters.drops.add(DropReason::LinkFull, self.queue.expire(now, PATIENCE));
+        }
+        let at_once = if self.agreement.sends == Framing::Vde { 1 } else { MAX_VECTORS };
+        while self.queue.may_write(self.room()) {
+            let most = self.queue.writable(self.room()).min(at_once);
+            let written = self.output.write(&self.queue.vectors(most))?;
             if written == 0 {
                 break;
             }
-            self.queue.advance(written, &mut self.counters);
+            let through = self.queue.advance(written, &mut self.counters);
+            self.note_sent(through, now);
         }
+        self.note_if_full();
         self.await_room()
     }
 
     /// Has readiness tell of room while something waits, and not otherwise.
     fn await_room(&mut self) -> io::Result<()> {
         let Some((registry, token)) = &self.waiting else { return Ok(()) };
-        match (self.queue.is_empty(), self.output.is_watched) {
-            (false, false) => self.output.watch(registry, *token, Interest::WRITABLE),
-            (true, true) => self.output.forget(registry),
+        match (self.queue.may_write(self.room()), self.output.is_watched) {
+            (true, false) => self.output.watch(registry, *token, Interest::WRITABLE),
+            (false, true) => self.output.forget(registry),
             _ => Ok(()),
         }
     }
@@ -380,6 +439,8 @@ struct Agreement {
     sends: Framing,
     peer_receives: Offloads,
     has_said_hello: bool,
+    /// The far side confirms, and is confirmed to.
+    peer_confirms: bool,
     /// Another way for frames, for our hello, and from the far side's.
     data: Option<String>,
     peer_data: Option<String>,
@@ -387,13 +448,20 @@ struct Agreement {
 
 impl Agreement {
     fn new(sends: Framing) -> Self {
-        Self { sends, peer_receives: Offloads::NONE, has_said_hello: false, data: None, peer_data: None }
+        Self {
+            sends,
+            peer_receives: Offloads::NONE,
+            has_said_hello: false,
+            peer_confirms: false,
+            data: None,
+            peer_data: None,
+        }
     }
 
     fn say_hello(&mut self, queue: &mut Queue) {
         if self.sends == Framing::Vde && !self.has_said_hello {
             self.has_said_hello = true;
-            let hello = Hello { receives: Offloads::ALL, data: self.data.as_deref() };
+            let hello = Hello { receives: Offloads::ALL, confirms: true, data: self.data.as_deref() };
             queue.push_words(&hello.line());
         }
     }
@@ -404,83 +472,8 @@ impl Agreement {
             queue.push_words(&wire::turn());
             self.sends = Framing::Etherloom;
             self.peer_receives = hello.receives;
+            self.peer_confirms = hello.confirms;
             self.peer_data = hello.data.map(str::to_owned);
-        }
-    }
-}
-
-/// Records that wait to be written. The first may have been written in part.
-#[derive(Default)]
-struct Queue {
-    records: VecDeque<Record>,
-    bytes: usize,
-    /// Bytes of the first that are written.
-    written: usize,
-}
-
-struct Record {
-    bytes: Vec<u8>,
-    /// The frame's, if it is one.
-    frame_len: Option<usize>,
-}
-
-impl Queue {
-    fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
-
-    /// Adds words that must not be lost.
-    fn push_words(&mut self, words: &[u8]) {
-        self.push(words.to_vec(), None);
-    }
-
-    /// Adds a frame with what stands before it, of which so many bytes have been written; some only if nothing else waits.
-    fn push_frame(&mut self, frame: &Frame<'_>, prefix: &[u8], written: usize) {
-        if self.is_empty() {
-            self.written = written;
-        }
-        let mut record = Vec::with_capacity(prefix.len() + frame.len());
-        record.extend_from_slice(prefix);
-        frame.append_to(&mut record);
-        self.push(record, Some(frame.len()));
-    }
-
-    fn push(&mut self, bytes: Vec<u8>, frame_len: Option<usize>) {
-        self.bytes += bytes.len();
-        self.records.push_back(Record { bytes, frame_len });
-    }
-
-    /// Drops the oldest frames until the queue is no longer than it may be; returns how many.
-    fn shorten(&mut self) -> u64 {
-        let mut dropped = 0;
-        let first = usize::from(self.written > 0);
-        while self.bytes > QUEUE_BYTES {
-            let Some(oldest) = self.records.iter().skip(first).position(|record| record.frame_len.is_some()) else {
-                break;
-            };
-            let Some(record) = self.records.remove(first + oldest) else { break };
-            self.bytes -= record.bytes.len();
-            dropped += 1;
-        }
-        dropped
-    }
-
-    fn vectors(&self, most: usize) -> Vec<Fragment<'_>> {
-        let mut skip = self.written;
-        let records = self.records.iter().take(most);
-        records.map(|record| Fragment::new(&record.bytes).skip(mem::take(&mut skip))).collect()
-    }
-
-    /// So many bytes more have been written; counts the frames that are through.
-    fn advance(&mut self, written: usize, counters: &mut Counters) {
-        self.written += written;
-        while let Some(first) = self.records.front().filter(|first| first.bytes.len() <= self.written) {
-            self.written -= first.bytes.len();
-            self.bytes -= first.bytes.len();
-            if let Some(len) = first.frame_len {
-                counters.sent(len);
-            }
-            self.records.pop_front();
         }
     }
 }

@@ -12,11 +12,14 @@
 //! program of VDE's never sees or never gets:
 //!
 //! - the *greeting*: [`GREETING_RECORDS`] records of length 0, which VDE's programs skip. It says: I am Etherloom's.
-//! - the *hello*: a line, `ETHERLOOM 1 csum tso4 tso6 uso`, the offloads that its sender receives, and perhaps
-//!   `data=…`, another way that its sender offers for frames ([`Hello`]). Its first two bytes are no length of a frame. It
+//! - the *hello*: a line, `ETHERLOOM 1 csum tso4 tso6 uso ack`, the offloads that its sender receives, that it confirms, and
+//!   perhaps `data=…`, another way that its sender offers for frames ([`Hello`]). Its first two bytes are no length of a frame. It
 //!   is sent to a peer that has greeted, or that is known to be ours.
 //! - the *turn*: a line, `ETHERLOOM go`. What its sender sends after it is in Etherloom's framing. It follows when hellos
 //!   have passed both ways.
+//!
+//! A side that hears `ack` *confirms*: among its records are some of 8 bytes, too short for a frame, with the bytes that it
+//! has received in records of frames since the turn (big-endian).
 //!
 //! So no side ever waits for the other, and each direction changes at a boundary that its sender chooses.
 //!
@@ -98,6 +101,8 @@ impl Framing {
 pub struct Hello<'a> {
     /// What it receives.
     pub receives: Offloads,
+    /// Whether it confirms what it receives, if the far side does.
+    pub confirms: bool,
     /// Another way for frames, without blanks; what that means is between those who use it.
     pub data: Option<&'a str>,
 }
@@ -108,12 +113,15 @@ impl Hello<'_> {
     pub fn line(&self) -> Vec<u8> {
         let mut receives = self.receives;
         let flags = OFFLOADS.iter().filter(|(_, flag)| *flag(&mut receives)).map(|(word, _)| (*word).to_owned());
+        let ack = self.confirms.then(|| ACK.to_owned());
         let data = self.data.map(|data| format!("{DATA}{data}"));
-        let words: Vec<String> = std::iter::once("1".to_owned()).chain(flags).chain(data).collect();
+        let words: Vec<String> = std::iter::once("1".to_owned()).chain(flags).chain(ack).chain(data).collect();
         [MAGIC, words.join(" ").as_bytes(), b"\n"].concat()
     }
 }
 
+/// Says that its sender confirms.
+const ACK: &str = "ack";
 /// What stands before another way.
 const DATA: &str = "data=";
 
@@ -121,6 +129,19 @@ const DATA: &str = "data=";
 #[must_use]
 pub fn turn() -> Vec<u8> {
     [MAGIC, b"go\n".as_slice()].concat()
+}
+
+/// Bytes of a confirmation, behind its length.
+const CONFIRMATION: usize = 8;
+
+/// A confirmation of so many bytes in all.
+#[must_use]
+pub fn confirmation(total: u64) -> [u8; 4 + CONFIRMATION] {
+    let mut record = [0; 4 + CONFIRMATION];
+    let (length, value) = record.split_at_mut(4);
+    length.copy_from_slice(&(CONFIRMATION as u32).to_be_bytes());
+    value.copy_from_slice(&total.to_be_bytes());
+    record
 }
 
 /// Where the first line of ours begins.
@@ -150,6 +171,8 @@ pub enum Item<'a> {
     Hello(Hello<'a>),
     /// A turn; the decoder has turned.
     Turn,
+    /// The far side has received so many bytes since the turn.
+    Confirmed(u64),
 }
 
 /// Something that is no record, and the stream cannot be followed behind it.
@@ -183,13 +206,15 @@ pub struct Decoder {
     end: usize,
     /// Records of length 0 in a row.
     zeros: usize,
+    /// Bytes of frames' records since the turn.
+    taken: u64,
 }
 
 impl Decoder {
     /// For a stream that begins in this framing.
     #[must_use]
     pub fn new(framing: Framing) -> Self {
-        Self { framing, buffer: vec![0; BUFFER].into(), start: 0, end: 0, zeros: 0 }
+        Self { framing, buffer: vec![0; BUFFER].into(), start: 0, end: 0, zeros: 0, taken: 0 }
     }
 
     /// Where the next bytes go: never empty after [`Decoder::next_item`] has returned `None`.
@@ -217,6 +242,12 @@ impl Decoder {
     /// Forgets bytes of the rest.
     pub fn skip(&mut self, len: usize) {
         self.start = (self.start + len).min(self.end);
+    }
+
+    /// Bytes of the records with frames that have come since the turn.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// The next item, if it is there as a whole.
@@ -248,6 +279,12 @@ impl Decoder {
                 continue;
             }
             self.zeros = 0;
+            if framing == Framing::Etherloom {
+                if let Ok(total) = <[u8; CONFIRMATION]>::try_from(&self.buffer[begin..begin + len]) {
+                    return Ok(Some(Item::Confirmed(u64::from_be_bytes(total))));
+                }
+                self.taken += (length_len + len) as u64;
+            }
             return Ok(Some(record(framing, &self.buffer[begin..begin + len])));
         }
     }
@@ -280,14 +317,15 @@ fn parse_line(line: &[u8]) -> Option<Item<'_>> {
         "go" => Some(Item::Turn),
         version => {
             version.parse::<u32>().ok().filter(|version| *version > 0)?;
-            let (mut receives, mut data) = (Offloads::NONE, None);
+            let (mut receives, mut confirms, mut data) = (Offloads::NONE, false, None);
             for word in words {
+                confirms |= word == ACK;
                 data = word.strip_prefix(DATA).or(data);
                 if let Some((_, flag)) = OFFLOADS.iter().find(|(name, _)| *name == word) {
                     *flag(&mut receives) = true;
                 }
             }
-            Some(Item::Hello(Hello { receives, data }))
+            Some(Item::Hello(Hello { receives, confirms, data }))
         }
     }
 }
@@ -359,27 +397,28 @@ mod tests {
     #[test]
     fn a_greeting_a_hello_and_a_turn_pass_between_frames() {
         let offloads = Offloads { uso: false, ..Offloads::ALL };
-        let hello = Hello { receives: offloads, data: Some("quic,x") };
-        assert_eq!(hello.line(), b"ETHERLOOM 1 csum tso4 tso6 data=quic,x\n");
+        let hello = Hello { receives: offloads, confirms: true, data: Some("quic,x") };
+        assert_eq!(hello.line(), b"ETHERLOOM 1 csum tso4 tso6 ack data=quic,x\n");
         let bytes = [
             encoded(Framing::Vde, &VnetHeader::WHOLE, 60),
             GREETING.to_vec(),
             encoded(Framing::Vde, &VnetHeader::WHOLE, 61),
             hello.line(),
             turn(),
+            confirmation(1 << 40).to_vec(),
             encoded(Framing::Etherloom, &VnetHeader::WHOLE, 62),
         ]
         .concat();
         for piece in [1, 7, 10_000] {
             let hello = format!("{:?}", Item::Hello(hello));
-            let expected = ["60 None", "Greeting", "61 None", &hello, "Turn", "62 None"];
+            let expected = ["60 None", "Greeting", "61 None", &hello, "Turn", "Confirmed(1099511627776)", "62 None"];
             assert_eq!(items(Framing::Vde, &bytes, piece).unwrap(), expected);
         }
         let newer = b"ETHERLOOM 2 csum quantum\n";
         let receives = Offloads { checksum: true, ..Offloads::NONE };
         assert_eq!(
             items(Framing::Vde, newer, 100).unwrap(),
-            [format!("{:?}", Item::Hello(Hello { receives, data: None }))]
+            [format!("{:?}", Item::Hello(Hello { receives, confirms: false, data: None }))]
         );
     }
 

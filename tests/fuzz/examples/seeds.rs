@@ -62,7 +62,7 @@ fn streams() -> Vec<Vec<u8>> {
         record.resize(record.len() + 60, 7);
         record
     };
-    let hello = Hello { receives: Offloads::ALL, data: Some("quic,127.0.0.1:4433,SHA256:x") };
+    let hello = Hello { receives: Offloads::ALL, confirms: true, data: Some("quic,127.0.0.1:4433,SHA256:x") };
     let agreement = [&wire::GREETING[..], &hello.line(), &wire::turn(), &framed(Framing::Etherloom)];
     vec![
         [&[0, 3][..], &framed(Framing::Vde), &agreement.concat()].concat(),
