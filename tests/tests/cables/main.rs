@@ -8,7 +8,6 @@
 //! | `qemu` | the same, l2tpv3 and streams to QEMU, byte for byte |
 //! | `vxlan` | the kernel's vxlan device, and VTEPs of ours among each other |
 //! | `quic` | `quic://`, over paths that are good and bad |
-//! | `path` | such a path, made of two TAPs |
 //! | `impair` | bad networks: what they do to hosts, and how they are changed |
 //! | `ssh` | cables over a real sshd: what they carry, how they end, how they come back |
 //! | `pipe` | `dpipe` with vde_plug, theirs and ours, at its ends |
@@ -19,7 +18,6 @@
 mod datagram;
 mod far;
 mod impair;
-mod path;
 mod pipe;
 mod qemu;
 mod quic;

@@ -10,11 +10,11 @@ use std::sync::mpsc::channel;
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use netlab::process::Switch;
-use netlab::world::{Host, PATIENCE, Transfer, lab, run, wait_until};
+use netlab::process::{Process, Switch, program};
+use netlab::world::{Host, PATIENCE, Transfer, has_interface, lab, run, wait_until};
+use plug::impair::control::ask;
 use plug::quic::{Fingerprint, Identity};
-
-use crate::path::{Path, Weather};
+use serde_json::Value;
 
 /// Two hosts with a good path between them: 192.168.0.1 and .2.
 fn hosts() -> (Host, Host) {
@@ -22,6 +22,16 @@ fn hosts() -> (Host, Host) {
     let left = Host::with("left", "wan0", "192.168.0.1/24");
     let right = Host::with("right", "wan1", "192.168.0.2/24");
     (left, right)
+}
+
+/// The same over a path that is as bad as these settings of an impaired link, and lasts as long as the process.
+fn hosts_with_a_bad_path(settings: &str) -> (Host, Host, Process) {
+    let plug = program("plug");
+    let mut path = Process::start(&format!("{} impair://{{tap://wan0}}?{settings} tap://wan1", plug.display()));
+    path.wait_until("the path is there", || has_interface("wan0") && has_interface("wan1"));
+    let left = Host::with("left", "wan0", "192.168.0.1/24");
+    let right = Host::with("right", "wan1", "192.168.0.2/24");
+    (left, right, path)
 }
 
 /// A key in /run/NAME.key.
@@ -156,9 +166,11 @@ impl Probes {
 #[test]
 fn over_a_lossy_path_it_carries_more_than_tcp_would_and_datagrams_are_not_delayed() {
     lab(|| {
-        let (left, right) = (Host::new("left"), Host::new("right"));
-        let weather = Weather { delay: Duration::from_millis(50), loss: 10, rate: Some(12_500_000.0) };
-        let _path = Path::between((&left, "192.168.0.1/24"), (&right, "192.168.0.2/24"), weather);
+        let delay = Duration::from_millis(50);
+        // What is under way, and 200 ms at the rate that wait.
+        let (left, right, mut path) = hosts_with_a_bad_path(
+            "delay=50ms&loss=1%&rate=100mbit&limit=50000&buffer=3125000&seed=7&control=/run/path",
+        );
         let time = Duration::from_secs(8);
         // What ssh can carry at most, since that is a TCP connection itself.
         let bare = tcp_rate(&left, &right, "192.168.0.2:5000", time);
@@ -169,7 +181,16 @@ fn over_a_lossy_path_it_carries_more_than_tcp_would_and_datagrams_are_not_delaye
         println!("lab: {:.1} Mbit/s bare, {:.1} through the cable", bare * 8e-6, cabled * 8e-6);
         println!("lab: UDP meanwhile: 99 of 100 within {p99:?}, {:.1} % came", came * 100.0);
         assert!(cabled > 3.0 * bare, "{bare} bare, {cabled} through the cable");
-        assert!(p99 < 2 * weather.delay && came > 0.95, "{p99:?}, {came}");
+        assert!(p99 < 2 * delay && came > 0.95, "{p99:?}, {came}");
+        // It was as bad as it was to be.
+        let figures: Value = serde_json::from_str(&ask("/run/path".as_ref(), "show --json").unwrap()).unwrap();
+        for side in ["tx", "rx"] {
+            let [frames, lost] = [&figures[side]["frames"], &figures[side]["drops"]["impaired"]];
+            let lost = lost.as_f64().unwrap() / frames.as_f64().unwrap();
+            assert!((0.005..0.015).contains(&lost), "{side}: {lost}");
+        }
+        path.signal(libc::SIGTERM);
+        assert_eq!(path.wait(PATIENCE).code(), Some(0), "{}", path.said());
     });
 }
 
