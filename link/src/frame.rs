@@ -417,7 +417,7 @@ impl<'a> TxBatch<'a> {
     }
 
     /// The frames not yet taken, in order.
-    pub fn frames(&self) -> impl ExactSizeIterator<Item = Frame<'_>> {
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = Frame<'_>> + Clone {
         self.frames[self.first..].iter().map(|entry| Frame {
             header: entry.header,
             fragments: &self.fragments[entry.fragments.clone()],

@@ -23,6 +23,8 @@ pub use socket::{Role, StreamAddress, StreamConfig, StreamError, StreamSocket};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
@@ -31,7 +33,7 @@ use mio::{Interest, Registry, Token};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::datagram::JUMBO_MTU;
-use crate::{Capabilities, Counters, DropReason, Fragment, Offloads, RxBatch, TxBatch};
+use crate::{Capabilities, Counters, DropReason, Fragment, Frame, Offloads, RxBatch, TxBatch};
 use wire::{Decoder, Framing, Garbage, Hello, Item};
 
 /// Bytes that wait to be written at most: 3 ms at 1.4 Gbit/s, and eight of the longest frames.
@@ -58,6 +60,7 @@ pub struct FrameStream {
     output: Ends,
     decoder: Decoder,
     queue: Queue,
+    scratch: Scratch,
     agreement: Agreement,
     /// The stream has ended, and what was received before is still to be fetched.
     end: Option<io::Error>,
@@ -78,6 +81,7 @@ impl FrameStream {
             output: Ends::new(output)?,
             decoder: Decoder::new(framing),
             queue: Queue::default(),
+            scratch: Scratch::default(),
             agreement: Agreement::new(framing),
             end: None,
             waiting: None,
@@ -196,57 +200,42 @@ impl FrameStream {
     /// # Errors
     /// The far side reads no more.
     pub fn send(&mut self, batch: &TxBatch<'_>) -> io::Result<usize> {
-        let framing = self.agreement.sends;
         self.flush()?;
-        let frames: Vec<_> = batch.frames().collect();
-        let mut prefixes = Vec::with_capacity(frames.len() * wire::MAX_PREFIX);
-        let mut sent = Vec::with_capacity(frames.len());
-        for frame in &frames {
-            let permitted = self.agreement.peer_receives.permit(&frame.header);
-            let checked = framing.check(&frame.header, frame.len());
-            match checked.and(if permitted { Ok(()) } else { Err(DropReason::BadOffload) }) {
-                Ok(()) => {
-                    let begin = prefixes.len();
-                    framing.prefix(&frame.header, frame.len(), &mut prefixes);
-                    sent.push((begin..prefixes.len(), frame));
-                }
-                Err(reason) => self.counters.drops.count(reason),
-            }
-        }
-        let at_once = if framing == Framing::Vde { 1 } else { usize::MAX };
-        let mut rest = sent.as_slice();
-        while self.queue.is_empty() && !rest.is_empty() {
-            let mut vectors: Vec<Fragment<'_>> = Vec::new();
+        let Scratch { mut prefixes, mut places, vectors } = mem::take(&mut self.scratch);
+        prefixes.clear();
+        places.clear();
+        places.extend(batch.frames().map(|frame| self.prefix(&frame, &mut prefixes)));
+        let sent = batch.frames().zip(&places).filter(|(_, place)| !place.is_empty());
+        let mut rest = sent.map(|(frame, place)| (frame, &prefixes[place.clone()]));
+        let at_once = if self.agreement.sends == Framing::Vde { 1 } else { usize::MAX };
+        let mut vectors = emptied(vectors);
+        while self.queue.is_empty() {
+            vectors.clear();
             let mut count = 0;
-            for (prefix, frame) in rest.iter().take(at_once) {
+            for (frame, prefix) in rest.clone().take(at_once) {
                 if count > 0 && vectors.len() + 1 + frame.fragments.len() > MAX_VECTORS {
                     break;
                 }
-                vectors.push(Fragment::new(&prefixes[prefix.clone()]));
+                vectors.push(Fragment::new(prefix));
                 vectors.extend_from_slice(frame.fragments);
                 count += 1;
             }
-            let vectors = &vectors[..vectors.len().min(MAX_VECTORS)];
-            let mut written = self.output.write(vectors)?;
-            let (now, later) = rest.split_at(count);
-            for (prefix, frame) in now {
+            if count == 0 {
+                break;
+            }
+            let mut written = self.output.write(&vectors[..vectors.len().min(MAX_VECTORS)])?;
+            for (frame, prefix) in rest.by_ref().take(count) {
                 let len = prefix.len() + frame.len();
                 if written < len {
-                    let mut record = prefixes[prefix.clone()].to_vec();
-                    frame.append_to(&mut record);
-                    self.queue.push_frame(record, frame.len(), std::mem::take(&mut written));
+                    self.queue.push_frame(&frame, prefix, mem::take(&mut written));
                 } else {
                     written -= len;
                     self.counters.sent(frame.len());
                 }
             }
-            rest = later;
         }
-        for (prefix, frame) in rest {
-            let mut record = prefixes[prefix.clone()].to_vec();
-            frame.append_to(&mut record);
-            self.queue.push_frame(record, frame.len(), 0);
-        }
+        rest.for_each(|(frame, prefix)| self.queue.push_frame(&frame, prefix, 0));
+        self.scratch = Scratch { vectors: emptied(vectors), prefixes, places };
         self.counters.drops.add(DropReason::LinkFull, self.queue.shorten());
         self.await_room()?;
         Ok(batch.len())
@@ -285,6 +274,19 @@ impl FrameStream {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Writes what stands before a frame, and returns its place; nothing for one that is dropped.
+    fn prefix(&mut self, frame: &Frame<'_>, prefixes: &mut Vec<u8>) -> Range<usize> {
+        let Agreement { sends, peer_receives, .. } = &self.agreement;
+        let checked = sends.check(&frame.header, frame.len());
+        let permitted = if peer_receives.permit(&frame.header) { Ok(()) } else { Err(DropReason::BadOffload) };
+        let begin = prefixes.len();
+        match checked.and(permitted) {
+            Ok(()) => sends.prefix(&frame.header, frame.len(), prefixes),
+            Err(reason) => self.counters.drops.count(reason),
+        }
+        begin..prefixes.len()
     }
 
     /// Deals with the next item of what has been read; returns whether there was one.
@@ -331,6 +333,23 @@ impl FrameStream {
             _ => Ok(()),
         }
     }
+}
+
+/// Memory for a batch on its way, kept for the next.
+#[derive(Default)]
+struct Scratch {
+    /// What stands before each frame.
+    prefixes: Vec<u8>,
+    /// Where, frame by frame; empty for one that is dropped.
+    places: Vec<Range<usize>>,
+    /// What goes to the kernel; empty between two batches.
+    vectors: Vec<Fragment<'static>>,
+}
+
+/// The same vector, empty, for fragments of another lifetime: the standard library collects it in place.
+fn emptied<'a>(mut vectors: Vec<Fragment<'_>>) -> Vec<Fragment<'a>> {
+    vectors.clear();
+    vectors.into_iter().map(|_| Fragment::new(&[])).collect()
 }
 
 fn invalid(garbage: Garbage) -> io::Error {
@@ -396,12 +415,15 @@ impl Queue {
         self.push(words.to_vec(), None);
     }
 
-    /// Adds a frame's record, of which so many bytes have been written; some only if nothing else waits.
-    fn push_frame(&mut self, record: Vec<u8>, frame_len: usize, written: usize) {
+    /// Adds a frame with what stands before it, of which so many bytes have been written; some only if nothing else waits.
+    fn push_frame(&mut self, frame: &Frame<'_>, prefix: &[u8], written: usize) {
         if self.is_empty() {
             self.written = written;
         }
-        self.push(record, Some(frame_len));
+        let mut record = Vec::with_capacity(prefix.len() + frame.len());
+        record.extend_from_slice(prefix);
+        frame.append_to(&mut record);
+        self.push(record, Some(frame.len()));
     }
 
     fn push(&mut self, bytes: Vec<u8>, frame_len: Option<usize>) {
@@ -427,7 +449,7 @@ impl Queue {
     fn vectors(&self, most: usize) -> Vec<Fragment<'_>> {
         let mut skip = self.written;
         let records = self.records.iter().take(most);
-        records.map(|record| Fragment::new(&record.bytes).skip(std::mem::take(&mut skip))).collect()
+        records.map(|record| Fragment::new(&record.bytes).skip(mem::take(&mut skip))).collect()
     }
 
     /// So many bytes more have been written; counts the frames that are through.
@@ -473,7 +495,7 @@ impl Ends {
     }
 
     fn forget(&mut self, registry: &Registry) -> io::Result<()> {
-        if std::mem::take(&mut self.is_watched) {
+        if mem::take(&mut self.is_watched) {
             registry.deregister(&mut SourceFd(&self.fd()))?;
         }
         Ok(())

@@ -36,8 +36,6 @@ const MAGIC: &[u8; 10] = b"ETHERLOOM ";
 const MAX_LINE: usize = 256;
 /// The longest record that QEMU 7.2 sends or takes, in bytes.
 const MAX_QEMU_RECORD: usize = 69_632;
-/// The longest prefix of a record: length and header.
-pub const MAX_PREFIX: usize = 4 + VnetHeader::LEN;
 /// Bytes that a decoder holds.
 const BUFFER: usize = 256 * 1024;
 
