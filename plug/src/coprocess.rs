@@ -1,8 +1,9 @@
 //! A program whose standard input and output carry frames: `cmd://`, and what `ssh` is made of.
 //!
 //! Theory of operation. The program is *expected* to say hello, if it is known to be ours ([`Begin::Hello`]); what it says
-//! before, as the start-up files of a shell do, is shown and skipped. Until then there is no carrier. Otherwise, and from
-//! then on, frames pass (*running*). When its output ends it is *ending*: its status is waited for, a little, and says how
+//! before, as the start-up files of a shell do, is shown and skipped. One that has to connect first is expected to say so
+//! by [`CONNECTED`] ([`Begin::Connected`]). Until then there is no carrier. Otherwise, and from then on, frames pass
+//! (*running*). When its output ends it is *ending*: its status is waited for, a little, and says how
 //! the link ends. What it writes to standard error goes to the log, line by line, under the name that it was given.
 //!
 //! Invariant: nothing here waits for the program, but the end of the link: a program that does not end with its input is
@@ -25,6 +26,8 @@ use nix::unistd::Pid;
 use crate::fault::FaultKind;
 use crate::stdio::DIRECT;
 
+/// The line on standard error by which a program says that it is connected; it is not shown.
+pub(crate) const CONNECTED: &str = "ETHERLOOM connected";
 /// How long a hello may take: a name is resolved, a connection made, a password typed.
 const HELLO_TIME: Duration = Duration::from_secs(120);
 /// How long a program may take to end.
@@ -41,6 +44,8 @@ const MAX_LINE: usize = 1024;
 pub(crate) enum Begin {
     /// With frames; it may be one of VDE's.
     Frames,
+    /// With frames, once it has said [`CONNECTED`], or with the first frame.
+    Connected,
     /// With a hello: it is ours.
     Hello,
 }
@@ -62,6 +67,8 @@ pub(crate) struct Coprocess {
 enum State {
     /// Its hello is awaited, until then.
     Expected(Instant),
+    /// Its connection is awaited.
+    Connecting,
     Running,
     /// Its output has ended, or makes no sense.
     Ending {
@@ -108,7 +115,11 @@ impl Coprocess {
             stream: FrameStream::new(output, input, Framing::Vde, Opening::Silent)?,
             child,
             words: Words::new(words)?,
-            state: if begin == Begin::Hello { State::Expected(Instant::now() + HELLO_TIME) } else { State::Running },
+            state: match begin {
+                Begin::Frames => State::Running,
+                Begin::Connected => State::Connecting,
+                Begin::Hello => State::Expected(Instant::now() + HELLO_TIME),
+            },
             watch: None,
             drops: DropCounts::default(),
         })
@@ -144,6 +155,11 @@ impl Coprocess {
                 }
                 Err(error) => self.begin_to_end(error),
             },
+            State::Connecting => match self.stream.await_bytes() {
+                Ok(has_come) if has_come || self.words.is_connected => self.state = State::Running,
+                Ok(_) => {}
+                Err(error) => self.begin_to_end(error),
+            },
             State::Running => {
                 if let Err(error) = self.stream.service() {
                     self.begin_to_end(error);
@@ -168,6 +184,7 @@ impl Coprocess {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Expected(until) => Some(*until),
+            State::Connecting => None,
             State::Running => self.stream.deadline(),
             State::Ending { look, .. } => Some(*look),
         }
@@ -267,13 +284,15 @@ struct Words {
     line: Vec<u8>,
     /// The last lines, for the message about its end.
     last: Vec<String>,
+    /// Whether [`CONNECTED`] was among them.
+    is_connected: bool,
 }
 
 impl Words {
     fn new(pipe: ChildStderr) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&pipe, FcntlArg::F_GETFL)?);
         fcntl(&pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self { pipe, line: Vec::new(), last: Vec::new() })
+        Ok(Self { pipe, line: Vec::new(), last: Vec::new(), is_connected: false })
     }
 
     fn relay(&mut self, speaker: &str) {
@@ -286,7 +305,9 @@ impl Words {
                 if *byte == b'\n' || self.line.len() >= MAX_LINE {
                     let text = String::from_utf8_lossy(&self.line).trim_end().escape_debug().to_string();
                     self.line.clear();
-                    if !text.is_empty() {
+                    if text == CONNECTED {
+                        self.is_connected = true;
+                    } else if !text.is_empty() {
                         log::warn!("{speaker}: {text}");
                         self.last.push(text);
                         self.last.drain(..self.last.len().saturating_sub(4));

@@ -10,6 +10,11 @@
 //! The command that is run can be named as for git: the option `ssh`, then the environment's `PLUG_SSH`; either is a line
 //! for the shell, and stands before our own arguments, so that its settings win over ours (ssh_config(5)).
 //!
+//! vde_plug does not say when it is there. So OpenSSH is told to say when it is connected: a `LocalCommand` writes a line
+//! that `coprocess` knows, to standard error, since its standard output carries the frames. Where that command is the
+//! user's own or not permitted, or another process has the connection (`ControlPath`: it then is not run), there is carrier
+//! from the beginning.
+//!
 //! With `data=quic` frames go over QUIC while that is connected (`detour`).
 //!
 //! Neighbours: `coprocess` for the running of it, `reconnect` for doing it again.
@@ -21,7 +26,7 @@ use std::time::Instant;
 use link::{Capabilities, Counters, DropCounts, Link, LinkState, Locator, LocatorError, Offloads, RxBatch, TxBatch};
 use mio::{Registry, Token};
 
-use crate::coprocess::{Begin, Coprocess, End};
+use crate::coprocess::{Begin, CONNECTED, Coprocess, End};
 use crate::detour::{Detour, Invitation};
 use crate::fault::FaultKind;
 use crate::quic::Identity;
@@ -110,12 +115,16 @@ impl SshConfig {
         Ok(Self { name, user, host, port, target, ssh, remote, quic })
     }
 
-    /// The command line, with this one on the far side.
-    fn command(&self, remote: &str) -> Command {
+    /// What stands for ssh.
+    fn line(&self) -> String {
         let by_hand = self.ssh.clone().or_else(|| std::env::var("PLUG_SSH").ok());
-        let line = by_hand.filter(|words| !words.trim().is_empty()).unwrap_or_else(|| OPENSSH.to_owned());
+        by_hand.filter(|words| !words.trim().is_empty()).unwrap_or_else(|| OPENSSH.to_owned())
+    }
+
+    /// The command line, with this one on the far side, whose output begins so.
+    fn command(&self, remote: &str, begin: Begin) -> Command {
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", &script(&line), OPENSSH]);
+        command.args(["-c", &script(&self.line(), begin), OPENSSH]);
         command.args(["-T", "-x"]).args(SETTINGS.iter().flat_map(|setting| ["-o", setting]));
         if let Some(port) = self.port {
             command.args(["-p", &port.to_string()]);
@@ -134,9 +143,13 @@ impl SshConfig {
         let (remote, begin) = match far {
             Far::Plug => (format!("{} --cable {target}", told.unwrap_or(REMOTE)), Begin::Hello),
             Far::SamePath => (format!("{} --cable {target}", quoted(&own_path())), Begin::Hello),
-            Far::VdePlug => (format!("{} {}", told.unwrap_or(FALLBACK), quoted(&self.target)), Begin::Frames),
+            Far::VdePlug => {
+                let begin = if is_openssh(&self.line()) { Begin::Connected } else { Begin::Frames };
+                (format!("{} {}", told.unwrap_or(FALLBACK), quoted(&self.target)), begin)
+            }
         };
-        let started = Coprocess::start(self.command(remote.trim_end()), &self.name, &self.host, begin);
+        let command = self.command(remote.trim_end(), begin);
+        let started = Coprocess::start(command, &self.name, &self.host, begin);
         started.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => FaultKind::Transport.error(format!("{}: ssh is not installed", self.name)),
             _ => error,
@@ -350,22 +363,38 @@ fn own_path() -> String {
     std::env::current_exe().map_or_else(|_| REMOTE.to_owned(), |path| path.with_file_name(REMOTE).display().to_string())
 }
 
-/// What the shell runs, with ssh's arguments behind it: the command line; and if that is OpenSSH's, with the ciphers that its
-/// configuration allows in another order where the processor computes AES, which is then a third faster than the first
-/// by default.
-fn script(line: &str) -> String {
-    let is_openssh = line.split_whitespace().next().is_some_and(|word| word.rsplit('/').next() == Some(OPENSSH));
-    if !is_openssh {
+/// What the shell runs, with ssh's arguments behind it: the command line. If that is OpenSSH's, it is asked first for the
+/// settings that it would use. Where the processor computes AES, the ciphers among them are taken in another order, which is
+/// then a third faster than the first by default; and it is had say that it is connected, where that is awaited.
+fn script(line: &str, begin: Begin) -> String {
+    if !is_openssh(line) {
         return format!("{line} \"$@\"");
     }
-    if !has_aes() {
-        return format!("exec {line} \"$@\"");
+    let mut steps = Vec::new();
+    if has_aes() || begin == Begin::Connected {
+        steps.push(format!("g=$({line} -G -o PermitLocalCommand=yes \"$@\" 2>/dev/null)"));
     }
-    format!(
-        "c=$({line} -G \"$@\" 2>/dev/null | sed -n 's/^ciphers //p' | tr , '\\n')\n\
-         c=$({{ echo \"$c\" | grep -e -gcm@; echo \"$c\" | grep -v -e -gcm@; }} | paste -sd,)\n\
-         exec {line} ${{c:+-o \"Ciphers=$c\"}} \"$@\""
-    )
+    if has_aes() {
+        steps.push("c=$(echo \"$g\" | sed -n 's/^ciphers //p' | tr , '\\n')".to_owned());
+        steps.push("c=$({ echo \"$c\" | grep -e -gcm@; echo \"$c\" | grep -v -e -gcm@; } | paste -sd,)".to_owned());
+        steps.push("[ -z \"$c\" ] || set -- -o \"Ciphers=$c\" \"$@\"".to_owned());
+    }
+    if begin == Begin::Connected {
+        // The command is for the user's shell, which may be none.
+        steps.push(format!(
+            "if echo \"$g\" | grep -q '^permitlocalcommand yes' && ! echo \"$g\" | grep -q -e '^localcommand ' \
+             -e '^controlpath ' && \"${{SHELL:-/bin/sh}}\" -c : >/dev/null 2>&1 </dev/null\n\
+             then set -- -o PermitLocalCommand=yes -o \"LocalCommand=/bin/sh -c 'echo {CONNECTED} >&2'\" \"$@\"\n\
+             else echo {CONNECTED} >&2; fi"
+        ));
+    }
+    steps.push(format!("exec {line} \"$@\""));
+    steps.join("\n")
+}
+
+/// Whether a command line is of OpenSSH's program.
+fn is_openssh(line: &str) -> bool {
+    line.split_whitespace().next().is_some_and(|word| word.rsplit('/').next() == Some(OPENSSH))
 }
 
 /// Whether the processor has instructions for AES.
@@ -394,7 +423,7 @@ mod tests {
     }
 
     fn words(config: &SshConfig) -> Vec<String> {
-        let command = config.command("plug --cable /run/lab");
+        let command = config.command("plug --cable /run/lab", Begin::Hello);
         std::iter::once(command.get_program())
             .chain(command.get_args())
             .map(|word| word.to_string_lossy().into_owned())
@@ -426,7 +455,7 @@ mod tests {
         let words = words(&config);
         assert_eq!((words[0].as_str(), words[1].as_str(), words[3].as_str()), ("/bin/sh", "-c", "ssh"));
         assert!(words[2].contains("exec ssh -i /tmp/id "), "{}", words[2]);
-        assert_eq!(script("sshpass -e ssh"), "sshpass -e ssh \"$@\"");
+        assert_eq!(script("sshpass -e ssh", Begin::Connected), "sshpass -e ssh \"$@\"");
         assert!(words.ends_with(&["-p", "22", "-l", "root", "--", "host", "plug --cable /run/lab"].map(str::to_owned)));
         assert!(words.contains(&"Compression=no".to_owned()));
     }

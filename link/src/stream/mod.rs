@@ -141,6 +141,25 @@ impl FrameStream {
         }
     }
 
+    /// Reads until something is there for [`FrameStream::receive`]; returns whether there is.
+    ///
+    /// # Errors
+    /// The stream has ended.
+    pub fn await_bytes(&mut self) -> io::Result<bool> {
+        if !self.decoder.rest().is_empty() {
+            return Ok(true);
+        }
+        match self.input.read(self.decoder.room()) {
+            Ok(0) => Err(io::ErrorKind::NotConnected.into()),
+            Ok(len) => {
+                self.decoder.filled(len);
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What may be sent.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {

@@ -40,6 +40,11 @@ impl Far {
         self.sshd = Some(sshd);
     }
 
+    /// Sends its sshd a signal.
+    pub fn signal_sshd(&self, signal: i32) {
+        self.sshd.as_ref().unwrap().signal(signal);
+    }
+
     /// The locator of a switch on this host.
     pub fn locator(&self, path: &str) -> String {
         format!("ssh://root@{}:{PORT}{path}", self.address)

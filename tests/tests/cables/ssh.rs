@@ -142,6 +142,36 @@ fn the_original_vde_plug_serves_on_the_far_side() {
 }
 
 #[test]
+fn a_cable_to_the_original_vde_plug_has_carrier_once_ssh_is_connected() {
+    lab(|| {
+        let sides = Sides::new();
+        let line = format!("plug /run/a {}?remote=vde_plug", sides.far.locator("/run/b"));
+        sides.far.signal_sshd(libc::SIGSTOP);
+        let mut cable = start_on(&Host::HERE, &line);
+        cable.wait_for("/run/b?remote=vde_plug: no carrier");
+        assert!(!cable.said().contains(": carrier"), "{}", cable.said());
+        sides.far.signal_sshd(libc::SIGCONT);
+        cable.wait_for("/run/b?remote=vde_plug: carrier");
+        sides.wait_for_ping();
+        assert!(!cable.said().contains("ETHERLOOM"), "{}", cable.said());
+        drop(cable);
+        // A command of the user's stays what it was.
+        let own = "IdentityFile /run/ssh/id\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n";
+        fs::write("/run/ssh/mux", format!("{own}ControlPath /run/ssh/socket\n")).unwrap();
+        fs::write("/run/ssh/own", format!("{own}PermitLocalCommand yes\nLocalCommand touch /run/mark\n")).unwrap();
+        let cable = start_on(&Host::HERE, &format!("{line}&ssh=ssh%20-F%20/run/ssh/own"));
+        sides.wait_for_ping();
+        assert!(fs::exists("/run/mark").unwrap(), "{}", cable.said());
+        drop(cable);
+        // One that goes through another's connection is not told.
+        let mut master = Process::start(&sides.far.ssh("-M -S /run/ssh/socket -N"));
+        master.wait_until("there is a master", || fs::exists("/run/ssh/socket").unwrap());
+        let _cable = start_on(&Host::HERE, &format!("{line}&ssh=ssh%20-F%20/run/ssh/mux"));
+        sides.wait_for_ping();
+    });
+}
+
+#[test]
 fn what_a_far_shell_prints_is_shown_and_skipped() {
     lab(|| {
         let sides = Sides::new();
