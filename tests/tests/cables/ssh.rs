@@ -172,6 +172,30 @@ fn a_cable_to_the_original_vde_plug_has_carrier_once_ssh_is_connected() {
 }
 
 #[test]
+fn pipes_over_ssh_join_theirs_and_ours() {
+    lab(|| {
+        let sides = Sides::new();
+        let plug = program("plug").display().to_string();
+        for dpipe in ["dpipe", &format!("{plug} pipe")] {
+            for (near, far) in [("vde_plug", "plug"), (plug.as_str(), "vde_plug")] {
+                let line = format!("{dpipe} {near} /run/a = {}", sides.far.ssh(&format!("{far} /run/b")));
+                let mut cable = Process::start(&line);
+                cable.wait_until("a ping passes", || sides.left.reaches("10.0.0.2"));
+                sides.right.ping("-c 2 -s 1472", "10.0.0.1");
+                for (from, to, address) in
+                    [(&sides.left, &sides.right, "10.0.0.2:5000"), (&sides.right, &sides.left, "10.0.0.1:5000")]
+                {
+                    assert_eq!(Transfer::start(from, to, address, 8 << 20).finish(), 8 << 20, "{line}");
+                }
+                cable.signal(libc::SIGTERM);
+                cable.wait(PATIENCE);
+                wait_until("the cable is gone", PATIENCE, || !sides.left.reaches("10.0.0.2"));
+            }
+        }
+    });
+}
+
+#[test]
 fn what_a_far_shell_prints_is_shown_and_skipped() {
     lab(|| {
         let sides = Sides::new();
