@@ -38,7 +38,7 @@ pub struct JoinConfig {
     pub syslog: bool,
 }
 
-/// A command line that makes no sense: exit status 64, or 255 for a login shell's.
+/// A command line that makes no sense: exit status 64, or 77 for what a login shell denies.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
     /// A word that fits no option, or an option that fits no word.
@@ -62,7 +62,7 @@ impl UsageError {
     /// The exit status.
     #[must_use]
     pub fn status(&self) -> u8 {
-        if matches!(self, Self::LoginShell(_)) { 255 } else { 64 }
+        if matches!(self, Self::LoginShell(_)) { 77 } else { 64 }
     }
 }
 
@@ -95,7 +95,9 @@ fn login_command(command: &str) -> Result<Vec<String>, UsageError> {
         ["vde_plug" | "plug"] => Ok(Vec::new()),
         ["plug", "--cable"] => Ok(vec!["--cable".to_owned()]),
         ["plug", "--cable", data] if data.starts_with("--data=") => Ok(vec!["--cable".to_owned(), data.to_owned()]),
-        _ => Err(UsageError::LoginShell("it runs vde_plug, or plug --cable, without more words")),
+        _ => Err(UsageError::LoginShell(
+            "it runs vde_plug, or plug --cable, without a switch's name, as for ssh://HOST",
+        )),
     }
 }
 
@@ -212,8 +214,10 @@ const EXIT_STATUSES: &[(&str, &str)] = &[
     ("69", "There is no such switch, or it lets nobody in now."),
     ("75", "The way to another host is broken. Another try may help."),
     ("76", "The far side speaks something else."),
-    ("77", "The far side does not admit us, or permission is lacking."),
-    ("255", "A login shell was asked for something else than a cable."),
+    (
+        "77",
+        "The far side does not admit us, or permission is lacking; or, from a login shell, that it is for cables only.",
+    ),
 ];
 
 /// The program and its options, as `plug`.
@@ -399,9 +403,9 @@ mod tests {
         let Ok(Invocation::Join(config)) = shell("plug --cable") else { panic!() };
         assert_eq!(config.links, [spec("vde://"), Spec::Stdio(StdioRole::Cable(None))]);
         for command in ["sh", "vde_plug cmd://sh", "plug tap://tap0", "vde_plug; sh", ""] {
-            assert_eq!(shell(command).unwrap_err().status(), 255, "{command}");
+            assert_eq!(shell(command).unwrap_err().status(), 77, "{command}");
         }
-        assert_eq!(refused("-plug", "").0, 255);
-        assert_eq!(refused("plug", "-c plug --cable").0, 255);
+        assert_eq!(refused("-plug", "").0, 77);
+        assert_eq!(refused("plug", "-c plug --cable").0, 77);
     }
 }

@@ -215,16 +215,6 @@ fn what_a_far_shell_prints_is_shown_and_skipped() {
 fn each_end_has_its_status_and_one_line() {
     lab(|| {
         let sides = Sides::new();
-        let ends = |arguments: &str, status: i32, words: &str| {
-            let line = format!("{} {arguments}", program("plug").display());
-            let ssh = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
-            let mut command = command(&line);
-            command.env("PLUG_SSH", format!("{ssh} -o BatchMode=yes -i /run/ssh/id")).env("ETHERLOOM_LOG", "error");
-            let mut process = Process::start_command(command, &line);
-            assert_eq!(process.wait(PATIENCE).code(), Some(status), "{line}: {}", process.said());
-            let said = process.said();
-            assert!(said.lines().count() == 1 && said.contains(words), "{line}: {said}");
-        };
         let far = |path: &str| sides.far.locator(path);
         ends("/run/nowhere", 69, "no switch is running there");
         ends(&format!("/run/a {}", far("/run/nowhere")), 69, "no switch is running there");
@@ -236,6 +226,38 @@ fn each_end_has_its_status_and_one_line() {
         ends(&format!("/run/a {}?ssh={stranger}", far("/run/b")), 77, "Permission denied");
         ends("/run/a /run/b extra", 64, "unexpected argument");
     });
+}
+
+#[test]
+fn a_login_shell_for_cables_denies_everything_else() {
+    lab(|| {
+        let sides = Sides::new();
+        let shell = program("plug").display().to_string();
+        let accounts = fs::read_to_string("/etc/passwd").unwrap();
+        let (root, others) = accounts.split_once('\n').unwrap();
+        assert!(root.starts_with("root:"));
+        let root = root.rsplit_once(':').unwrap().0;
+        fs::write("/run/accounts", format!("{root}:{shell}\n{others}")).unwrap();
+        run("mount --bind /run/accounts /etc/passwd");
+        let far = Far::new("shell", "192.168.7.3");
+        ends(&format!("/run/a {}", far.locator("/run/b")), 77, "as a login shell this is for cables only");
+        let _usual = Switch::start("vde.ctl", "--port tap://tap2");
+        let _other = Host::with("other", "tap2", "10.0.0.3/24");
+        let _cable = start_on(&Host::HERE, &format!("plug /run/a {}", far.locator("")));
+        wait_until("a ping passes", PATIENCE, || sides.left.reaches("10.0.0.3"));
+    });
+}
+
+/// A cable with these links ends with this status, and with one line that has these words.
+fn ends(arguments: &str, status: i32, words: &str) {
+    let line = format!("{} {arguments}", program("plug").display());
+    let ssh = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
+    let mut command = command(&line);
+    command.env("PLUG_SSH", format!("{ssh} -o BatchMode=yes -i /run/ssh/id")).env("ETHERLOOM_LOG", "error");
+    let mut process = Process::start_command(command, &line);
+    assert_eq!(process.wait(PATIENCE).code(), Some(status), "{line}: {}", process.said());
+    let said = process.said();
+    assert!(said.lines().count() == 1 && said.contains(words), "{line}: {said}");
 }
 
 #[test]
