@@ -36,6 +36,8 @@ pub struct JoinConfig {
     pub pidfile: Option<PathBuf>,
     /// Whether to say to the system's log when it starts and stops.
     pub syslog: bool,
+    /// Whether to say there which IP addresses are used behind the second link.
+    pub iplog: bool,
 }
 
 /// A command line that makes no sense: exit status 64, or 77 for what a login shell denies.
@@ -120,7 +122,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     let mut operands = Vec::new();
     let mut settings = Settings::default();
     let (mut stdio, mut peer) = (StdioRole::Plain, None);
-    let (mut daemon, mut pidfile, mut syslog) = (false, None, false);
+    let (mut daemon, mut pidfile, mut syslog, mut iplog) = (false, None, false, false);
     for item in program.parse(words) {
         let (option, value) = match item? {
             Item::Operand(word) => {
@@ -139,7 +141,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
             "daemon" => daemon = true,
             "pidfile" => pidfile = Some(PathBuf::from(value)),
             "log" => syslog = true,
-            "iplog" => return Err(UsageError::Refused("--iplog: addresses are not logged; vswitch dump shows frames")),
+            "iplog" => (syslog, iplog) = (true, true),
             "sock" => operands.insert(0, value),
             "group" => settings.vde[0].push(("group", value)),
             "group2" => settings.vde[1].push(("group", value)),
@@ -175,7 +177,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     if daemon && has_stdio {
         return Err(UsageError::Refused("--daemon: standard input and output carry the frames; name a second link"));
     }
-    Ok(Invocation::Join(Box::new(JoinConfig { links: [first, second], daemon, pidfile, syslog })))
+    Ok(Invocation::Join(Box::new(JoinConfig { links: [first, second], daemon, pidfile, syslog, iplog })))
 }
 
 impl Settings {
@@ -302,8 +304,17 @@ pub static VDE_PLUG: Program = Program {
         options: &[
             DAEMON,
             PIDFILE,
-            OptionSpec::new(&["log"], "Say to the system's log when it starts and stops.").short('l'),
-            OptionSpec::new(&["iplog"], "Not offered.").short('L'),
+            OptionSpec::new(
+                &["log"],
+                "Say to the system's log when it starts and stops: for which user, and from which address ssh was used.",
+            )
+            .short('l'),
+            OptionSpec::new(
+                &["iplog"],
+                "The same, and each IP address that is used on the stream, or behind the second link: the sources of \
+                 packets, which anybody there can choose.",
+            )
+            .short('L'),
             OptionSpec::new(&["group"], "The group of our socket at a switch.").short('g').takes("GROUP", Value::Group),
             OptionSpec::new(&["group2"], "The same for the second link.").short('G').takes("GROUP", Value::Group),
             OptionSpec::new(&["mod", "mode"], "The permissions of our socket at a switch, in octal.")
@@ -377,7 +388,8 @@ mod tests {
         assert_eq!(argv.join(" "), "cat -u");
         assert_eq!(joined("vde_plug", "impair /run/b").links, [spec("vde://impair"), spec("vde:///run/b")]);
         assert_eq!(refused("vde_plug", "/run/a =").0, 64);
-        assert_eq!(refused("vde_plug", "-L").0, 64);
+        let config = joined("vde_plug", "-L");
+        assert!(config.syslog && config.iplog && !joined("vde_plug", "-l").iplog);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use program::signals::Signals;
 
+use crate::iplog::{Addresses, Used};
 use crate::port::{Memory, Port};
 
 /// Turns of each link after which the event loop looks at everything else again.
@@ -29,7 +30,11 @@ pub struct Join {
     memory: Memory,
     signals: Signals,
     interfaces: InterfaceWatch,
+    addresses: Option<AddressLog>,
 }
+
+/// The addresses behind the second link, and who is told of new ones.
+type AddressLog = (Addresses, Box<dyn FnMut(Used)>);
 
 /// How a join has ended.
 #[derive(Debug)]
@@ -55,7 +60,12 @@ impl Join {
         poll.registry().register(&mut SourceFd(&interfaces.as_raw_fd()), INTERFACES, Interest::READABLE)?;
         // So what has none from the beginning is told.
         let carriers = [LinkState::Up; 2];
-        Ok(Self { poll, ports, carriers, memory: Memory::default(), signals, interfaces })
+        Ok(Self { poll, ports, carriers, memory: Memory::default(), signals, interfaces, addresses: None })
+    }
+
+    /// Has each IP address told that is used behind the second link.
+    pub fn tell_addresses(&mut self, tell: impl FnMut(Used) + 'static) {
+        self.addresses = Some((Addresses::default(), Box::new(tell)));
     }
 
     /// Runs until the end.
@@ -119,6 +129,9 @@ impl Join {
         let (from, to) = if index == 0 { (first, second) } else { (second, first) };
         if !from.may_have_frames || !self.memory.receive(from).map_err(|error| (index, error))? {
             return Ok(());
+        }
+        if let Some((addresses, tell)) = self.addresses.as_mut().filter(|_| index == 1) {
+            self.memory.frames().filter_map(|frame| addresses.note(frame)).for_each(tell);
         }
         self.memory.send(to).map_err(|error| (1 - index, error))
     }

@@ -11,6 +11,7 @@
 //! | `reconnect` | a link that is opened again when it has ended |
 //! | `fault` | why a link to another host has ended |
 //! | `hub` `join` | links joined so that each hears all others; two links |
+//! | `iplog` | which IP addresses are used on a cable |
 //! | `port` | a link that is joined to others, for both |
 //! | `pipe` | `dpipe`: commands joined by their standard input and output |
 //! | `bare` | the locators of links that carry bare frames in datagrams; `link` has the links |
@@ -29,6 +30,7 @@ mod detour;
 mod fault;
 mod hub;
 pub mod impair;
+mod iplog;
 mod join;
 pub mod l2tpv3;
 mod options;
@@ -46,6 +48,7 @@ pub mod vxlan;
 pub use fault::{Fault, FaultKind};
 pub use hub::{Cable, Hub, PortCounters, cable};
 pub use impair::{Impair, ImpairConfig, ImpairError};
+pub use iplog::Used;
 pub use join::{Ending, Join};
 pub use l2tpv3::L2tpv3Config;
 pub use quic::{Quic, QuicConfig, QuicError};

@@ -47,6 +47,11 @@ impl Memory {
         outcome.map(|_| port.may_have_frames)
     }
 
+    /// The frames of this turn, from the destination address on.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        self.buffers.iter().zip(&self.frames).map(|(buffer, (_, len))| &buffer[..*len])
+    }
+
     /// Sends every frame of this turn into a port.
     pub(crate) fn send(&mut self, port: &mut Port) -> io::Result<()> {
         let mut batch = mem::take(&mut self.outgoing).recycle();
