@@ -8,7 +8,7 @@ use link::{Locator, LocatorError};
 use program::help;
 use program::links::LINKS;
 use program::options::{
-    Entries, Item, Operand, OptionError, OptionSpec, Program, Section, Style, Topic, Value, printable,
+    Command, Entries, Item, Operand, OptionError, OptionSpec, Program, Section, Style, Topic, Value, printable,
 };
 
 use crate::reconnect::Pauses;
@@ -21,8 +21,8 @@ pub enum Invocation {
     Print(String),
     /// Join two links.
     Join(Box<JoinConfig>),
-    /// Say a line to an impaired link by its control socket.
-    Impair(PathBuf, String),
+    /// Say a line at the control socket of a cable or an impaired link.
+    Ask(PathBuf, String),
 }
 
 /// Two links to be joined.
@@ -34,6 +34,8 @@ pub struct JoinConfig {
     pub daemon: bool,
     /// Where to write the process's number.
     pub pidfile: Option<PathBuf>,
+    /// Where to answer what the links have carried.
+    pub control: Option<PathBuf>,
     /// Whether to say to the system's log when it starts and stops.
     pub syslog: bool,
     /// Whether to say there which IP addresses are used behind the second link.
@@ -52,6 +54,9 @@ pub enum UsageError {
     /// A word where no word belongs.
     #[error("unexpected argument '{}': at most two links are joined", printable(.0))]
     Unexpected(String),
+    /// The same behind a command.
+    #[error("unexpected argument '{}'", printable(.0))]
+    TooMany(String),
     /// Something that cannot be asked for.
     #[error("{0}")]
     Refused(&'static str),
@@ -83,12 +88,28 @@ pub fn parse(name_run_under: &str, words: impl IntoIterator<Item = String>) -> R
     match words.as_slice() {
         [flag, command] if flag == "-c" => parse_as(&PLUG, login_command(command)?),
         [word, path, line @ ..] if word == "impair" && !line.is_empty() => {
-            Ok(Invocation::Impair(path.into(), line.join(" ")))
+            Ok(Invocation::Ask(path.into(), line.join(" ")))
         }
         [word, ..] if word == "impair" => Err(UsageError::Refused("impair needs a path and what to say, as in show")),
+        [word, words @ ..] if word == SHOW.name => parse_show(words),
         [flag, ..] if flag == "-c" => Err(UsageError::LoginShell("it takes -c and one word")),
         _ => parse_as(&PLUG, words),
     }
+}
+
+/// What follows `show`.
+fn parse_show(words: &[String]) -> Result<Invocation, UsageError> {
+    let (mut path, mut line) = (None, SHOW.name);
+    for item in PLUG.parse_command(&SHOW, words.iter().cloned()) {
+        match item? {
+            Item::Operand(word) if path.is_none() => path = Some(PathBuf::from(word)),
+            Item::Operand(word) => return Err(UsageError::TooMany(word)),
+            Item::Option(option, _) if option.name() == JSON.name() => line = "show --json",
+            Item::Option(..) => return Ok(Invocation::Print(help::command(&PLUG, &SHOW))),
+        }
+    }
+    let path = path.ok_or(UsageError::Refused("show needs the path that --control names"))?;
+    Ok(Invocation::Ask(path, line.to_owned()))
 }
 
 /// The words of what a client of the login shell wants; only the usual switch is joined for it.
@@ -97,9 +118,9 @@ fn login_command(command: &str) -> Result<Vec<String>, UsageError> {
         ["vde_plug" | "plug"] => Ok(Vec::new()),
         ["plug", "--cable"] => Ok(vec!["--cable".to_owned()]),
         ["plug", "--cable", data] if data.starts_with("--data=") => Ok(vec!["--cable".to_owned(), data.to_owned()]),
-        _ => Err(UsageError::LoginShell(
-            "it runs vde_plug, or plug --cable, without a switch's name, as for ssh://HOST",
-        )),
+        _ => {
+            Err(UsageError::LoginShell("it runs vde_plug, or plug --cable, without a switch's name, as for ssh://HOST"))
+        }
     }
 }
 
@@ -121,7 +142,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     };
     let mut operands = Vec::new();
     let mut settings = Settings::default();
-    let (mut stdio, mut peer) = (StdioRole::Plain, None);
+    let (mut stdio, mut peer, mut control) = (StdioRole::Plain, None, None);
     let (mut daemon, mut pidfile, mut syslog, mut iplog) = (false, None, false, false);
     for item in program.parse(words) {
         let (option, value) = match item? {
@@ -140,6 +161,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
             "data" => peer = Some(value),
             "daemon" => daemon = true,
             "pidfile" => pidfile = Some(PathBuf::from(value)),
+            "control" => control = Some(PathBuf::from(value)),
             "log" => syslog = true,
             "iplog" => (syslog, iplog) = (true, true),
             "sock" => operands.insert(0, value),
@@ -177,7 +199,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     if daemon && has_stdio {
         return Err(UsageError::Refused("--daemon: standard input and output carry the frames; name a second link"));
     }
-    Ok(Invocation::Join(Box::new(JoinConfig { links: [first, second], daemon, pidfile, syslog, iplog })))
+    Ok(Invocation::Join(Box::new(JoinConfig { links: [first, second], daemon, pidfile, control, syslog, iplog })))
 }
 
 impl Settings {
@@ -205,6 +227,19 @@ impl Settings {
 const HELP: OptionSpec = OptionSpec::new(&["help"], "Print this and exit.").short('h');
 const VERSION: OptionSpec = OptionSpec::new(&["version"], "Print the version and exit.");
 const DAEMON: OptionSpec = OptionSpec::new(&["daemon"], "Go to the background once both links are open.").short('d');
+const JSON: OptionSpec = OptionSpec::new(&["json"], "One line of JSON, for programs.");
+const SHOW: Command = Command {
+    name: "show",
+    summary: "what the links of a cable have carried and dropped",
+    description: &[
+        "Asks a cable that runs with --control=PATH, and prints for each link whether it has carrier, by which way its \
+         frames go where there are several (ssh, or quic and the peer's address), how many came from it (RX) and went \
+         into it (TX), and how many were dropped and why. Of an impair:// link whose control=PATH it is, it shows the \
+         settings and what has happened.",
+    ],
+    options: &[JSON, HELP],
+    operands: &[Operand { name: "PATH", value: Value::File }],
+};
 const PIDFILE: OptionSpec =
     OptionSpec::new(&["pidfile"], "Write the process's number to this file.").short('p').takes("FILE", Value::File);
 
@@ -268,11 +303,14 @@ pub static PLUG: Program = Program {
                 .takes("quic,FINGERPRINT", Value::Text),
             DAEMON,
             PIDFILE,
+            OptionSpec::new(&["control"], "Answer plug show at this socket, for our user and root.")
+                .short('M')
+                .takes("PATH", Value::File),
             HELP,
             VERSION,
         ],
     }],
-    commands: &[],
+    commands: &[SHOW],
     operands: &[Operand { name: "LINK", value: Value::Locator }, Operand { name: "LINK", value: Value::Locator }],
     schemes: LINKS,
     sections: &[Section { title: "SETTINGS OF IMPAIR LINKS", entries: Entries::Made(crate::impair::documentation) }],
@@ -286,6 +324,7 @@ pub static PLUG: Program = Program {
         ("Join the switches of two hosts, and keep them joined:", "plug --reconnect vde:///run/a ssh://host/run/b"),
         ("The same with pipes:", "dpipe plug /run/a = ssh host plug /run/b"),
         ("Put a TAP on a switch:", "plug tap://tap0?up=on /run/a"),
+        ("See what a cable carries:", "plug --control /run/cable /run/a ssh://host/run/b; plug show /run/cable"),
     ],
     see_also: &["vswitch(1)", "dpipe(1)", "ssh(1)"],
 };
@@ -336,6 +375,7 @@ pub static VDE_PLUG: Program = Program {
         "How much is logged to standard error: error, warn (the default), info, debug or trace.",
     )],
     see_also: &["plug(1)", "dpipe(1)"],
+    commands: &[],
     ..PLUG
 };
 
@@ -403,9 +443,20 @@ mod tests {
     #[test]
     fn an_impaired_link_is_spoken_to() {
         let words = ["impair", "/run/bad", "set", "loss=5%", "delay=1ms"].map(str::to_owned);
-        let said = Invocation::Impair("/run/bad".into(), "set loss=5% delay=1ms".to_owned());
+        let said = Invocation::Ask("/run/bad".into(), "set loss=5% delay=1ms".to_owned());
         assert_eq!(parse("plug", words), Ok(said));
         assert_eq!(refused("plug", "impair /run/bad").0, 64);
+    }
+
+    #[test]
+    fn a_cable_is_asked_what_it_carries() {
+        let asks = |line: &str| parse("plug", line.split(' ').map(str::to_owned));
+        assert_eq!(asks("show /run/c"), Ok(Invocation::Ask("/run/c".into(), "show".to_owned())));
+        assert_eq!(asks("show --json /run/c"), Ok(Invocation::Ask("/run/c".into(), "show --json".to_owned())));
+        assert!(matches!(asks("show --help"), Ok(Invocation::Print(_))));
+        assert_eq!(refused("plug", "show").0, 64);
+        assert_eq!(refused("plug", "show /run/c /run/d"), (64, "unexpected argument '/run/d'".to_owned()));
+        assert_eq!(joined("plug", "-M /run/c /run/a /run/b").control, Some("/run/c".into()));
     }
 
     #[test]

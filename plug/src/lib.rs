@@ -11,6 +11,8 @@
 //! | `reconnect` | a link that is opened again when it has ended |
 //! | `fault` | why a link to another host has ended |
 //! | `hub` `join` | links joined so that each hears all others; two links |
+//! | `control` | sockets at which questions are asked |
+//! | `report` | what a cable's links have carried |
 //! | `iplog` | which IP addresses are used on a cable |
 //! | `port` | a link that is joined to others, for both |
 //! | `pipe` | `dpipe`: commands joined by their standard input and output |
@@ -25,6 +27,7 @@
 
 mod bare;
 pub mod cli;
+pub mod control;
 mod coprocess;
 mod detour;
 mod fault;
@@ -38,6 +41,7 @@ pub mod pipe;
 mod port;
 pub mod quic;
 mod reconnect;
+mod report;
 mod spec;
 mod ssh;
 mod stdio;

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },
-        Ok(Invocation::Impair(path, line)) => match plug::impair::control::ask(&path, &line) {
+        Ok(Invocation::Ask(path, line)) => match plug::control::ask(&path, &line) {
             Ok(answer) => {
                 println!("{}", answer.trim_end());
                 ExitCode::SUCCESS
@@ -79,6 +79,9 @@ fn join(config: JoinConfig) -> anyhow::Result<u8> {
         }
     };
     let mut join = Join::new(links, signals)?;
+    if let Some(path) = &config.control {
+        join.answer_at(path)?;
+    }
     if let Some(background) = background {
         background.detach()?;
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use netlab::process::{Process, Switch, program};
 use netlab::world::{Host, PATIENCE, Transfer, command, lab, lab_within, run, wait_until};
+use serde_json::{Value, json};
 
 use crate::far::{Far, start_on, start_path};
 
@@ -84,6 +85,37 @@ fn frames_go_over_quic_where_udp_passes_and_over_ssh_where_not() {
         assert_eq!(cable.said().matches("warn").count(), 0, "{}", cable.said());
         cable.signal(libc::SIGTERM);
         assert_eq!(cable.wait(PATIENCE).code(), Some(0));
+    });
+}
+
+#[test]
+fn a_cable_says_by_which_way_it_carries_how_much() {
+    lab(|| {
+        let sides = Sides::new();
+        let plug = program("plug").display().to_string();
+        for (way, words) in [("quic", ": connected"), ("ssh", "/run/b?data=ssh: carrier")] {
+            let far = sides.far.locator("/run/b");
+            let line = format!("plug --control /run/cable /run/a {far}?data={way}");
+            let mut cable = start_on(&Host::HERE, &line);
+            cable.wait_for(words);
+            sides.wait_for_ping();
+            let said: Value = serde_json::from_str(&run(&format!("{plug} show --json /run/cable"))).unwrap();
+            let [near, link] = [&said["links"][0], &said["links"][1]];
+            assert_eq!((&near["link"], &near["way"]), (&json!("vde:///run/a"), &Value::Null), "{said}");
+            assert_eq!((&link["way"], &link["carrier"]), (&json!(way), &json!(true)), "{said}");
+            assert_eq!(
+                link["peer"].as_str().is_some_and(|peer| peer.starts_with("192.168.7.2:")),
+                way == "quic",
+                "{said}"
+            );
+            assert!(link["receive_frames"].as_u64() > Some(0) && link["transmit_bytes"].as_u64() > Some(0), "{said}");
+            let table = run(&format!("{plug} show /run/cable"));
+            assert!(table.starts_with("LINK ") && table.lines().count() == 3, "{table}");
+            cable.signal(libc::SIGTERM);
+            assert_eq!(cable.wait(PATIENCE).code(), Some(0), "{}", cable.said());
+            assert!(!fs::exists("/run/cable").unwrap());
+            wait_until("the cable is gone", PATIENCE, || !sides.left.reaches("10.0.0.2"));
+        }
     });
 }
 
