@@ -12,6 +12,7 @@ use program::options::{
 };
 
 use crate::reconnect::Pauses;
+use crate::replaced;
 use crate::{Spec, StdioRole};
 
 /// What a command line asks for.
@@ -313,7 +314,12 @@ pub static PLUG: Program = Program {
     commands: &[SHOW],
     operands: &[Operand { name: "LINK", value: Value::Locator }, Operand { name: "LINK", value: Value::Locator }],
     schemes: LINKS,
-    sections: &[Section { title: "SETTINGS OF IMPAIR LINKS", entries: Entries::Made(crate::impair::documentation) }],
+    sections: &[
+        Section { title: "SETTINGS OF IMPAIR LINKS", entries: Entries::Made(crate::impair::documentation) },
+        Section { title: "FOR USERS OF WIREFILTER", entries: Entries::Fixed(replaced::WIREFILTER) },
+        Section { title: "FOR USERS OF VDE_CRYPTCAB", entries: Entries::Fixed(replaced::CRYPTCAB) },
+        Section { title: "FOR USERS OF VDE_AUTOLINK", entries: Entries::Fixed(replaced::AUTOLINK) },
+    ],
     exit_statuses: EXIT_STATUSES,
     files: &[],
     environment: &[
@@ -376,6 +382,7 @@ pub static VDE_PLUG: Program = Program {
     )],
     see_also: &["plug(1)", "dpipe(1)"],
     commands: &[],
+    sections: &[],
     ..PLUG
 };
 

@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `cli` `main` | the program `plug` |
+//! | `replaced` | the lines that stand for those of VDE's programs |
 //! | `spec` | what each kind's options mean: plain data, checked before anything is opened |
 //! | `user` | the user-mode NAT |
 //! | `coprocess` | programs whose standard input and output carry frames: `cmd`, and what `ssh` is made of |
@@ -41,6 +42,7 @@ pub mod pipe;
 mod port;
 pub mod quic;
 mod reconnect;
+pub mod replaced;
 mod report;
 mod spec;
 mod ssh;
