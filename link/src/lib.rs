@@ -63,6 +63,7 @@ pub use udp::UdpConfig;
 pub use vde::{Vde, VdeConfig, VdeError};
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use mio::{Registry, Token};
@@ -249,8 +250,22 @@ pub trait Link: Send {
     /// with a carrier of its own shows it there.
     fn show_carrier(&mut self, _carrier: LinkState) {}
 
+    /// How frames reach the far end now, where the name does not say: for who watches.
+    fn way(&self) -> Option<Way> {
+        None
+    }
+
     /// What this link has carried and dropped since it was opened.
     fn counters(&self) -> Counters;
+}
+
+/// How frames reach the far end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// By what.
+    pub name: &'static str,
+    /// The far end's address, if it is known.
+    pub peer: Option<SocketAddr>,
 }
 
 impl<L: Link + ?Sized> Link for Box<L> {
@@ -298,6 +313,9 @@ impl<L: Link + ?Sized> Link for Box<L> {
     }
     fn show_carrier(&mut self, carrier: LinkState) {
         (**self).show_carrier(carrier);
+    }
+    fn way(&self) -> Option<Way> {
+        (**self).way()
     }
     fn counters(&self) -> Counters {
         (**self).counters()

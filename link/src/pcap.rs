@@ -23,7 +23,7 @@ use pcap_file::pcap::{PcapHeader, PcapWriter, RawPcapPacket};
 use pcap_file::{DataLink, Endianness, PcapError as FormatError, TsResolution};
 
 use crate::soft::finish_checksum;
-use crate::{Capabilities, Checksum, Counters, Link, LinkState, Offloads, RxBatch, TxBatch, VnetHeader};
+use crate::{Capabilities, Checksum, Counters, Link, LinkState, Offloads, RxBatch, TxBatch, VnetHeader, Way};
 
 /// Bytes of the file's header.
 const FILE_HEADER_LEN: usize = 24;
@@ -179,6 +179,10 @@ impl<L: Link> Link for Pcap<L> {
 
     fn show_carrier(&mut self, carrier: LinkState) {
         self.inner.show_carrier(carrier);
+    }
+
+    fn way(&self) -> Option<Way> {
+        self.inner.way()
     }
 
     fn counters(&self) -> Counters {

@@ -8,10 +8,11 @@ use link::{Locator, LocatorError};
 use program::help;
 use program::links::LINKS;
 use program::options::{
-    Entries, Item, Operand, OptionError, OptionSpec, Program, Section, Style, Topic, Value, printable,
+    Command, Entries, Item, Operand, OptionError, OptionSpec, Program, Section, Style, Topic, Value, printable,
 };
 
 use crate::reconnect::Pauses;
+use crate::replaced;
 use crate::{Spec, StdioRole};
 
 /// What a command line asks for.
@@ -21,8 +22,8 @@ pub enum Invocation {
     Print(String),
     /// Join two links.
     Join(Box<JoinConfig>),
-    /// Say a line to an impaired link by its control socket.
-    Impair(PathBuf, String),
+    /// Say a line at the control socket of a cable or an impaired link.
+    Ask(PathBuf, String),
 }
 
 /// Two links to be joined.
@@ -34,11 +35,15 @@ pub struct JoinConfig {
     pub daemon: bool,
     /// Where to write the process's number.
     pub pidfile: Option<PathBuf>,
+    /// Where to answer what the links have carried.
+    pub control: Option<PathBuf>,
     /// Whether to say to the system's log when it starts and stops.
     pub syslog: bool,
+    /// Whether to say there which IP addresses are used behind the second link.
+    pub iplog: bool,
 }
 
-/// A command line that makes no sense: exit status 64, or 255 for a login shell's.
+/// A command line that makes no sense: exit status 64, or 77 for what a login shell denies.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
     /// A word that fits no option, or an option that fits no word.
@@ -50,6 +55,9 @@ pub enum UsageError {
     /// A word where no word belongs.
     #[error("unexpected argument '{}': at most two links are joined", printable(.0))]
     Unexpected(String),
+    /// The same behind a command.
+    #[error("unexpected argument '{}'", printable(.0))]
+    TooMany(String),
     /// Something that cannot be asked for.
     #[error("{0}")]
     Refused(&'static str),
@@ -62,7 +70,7 @@ impl UsageError {
     /// The exit status.
     #[must_use]
     pub fn status(&self) -> u8 {
-        if matches!(self, Self::LoginShell(_)) { 255 } else { 64 }
+        if matches!(self, Self::LoginShell(_)) { 77 } else { 64 }
     }
 }
 
@@ -81,12 +89,28 @@ pub fn parse(name_run_under: &str, words: impl IntoIterator<Item = String>) -> R
     match words.as_slice() {
         [flag, command] if flag == "-c" => parse_as(&PLUG, login_command(command)?),
         [word, path, line @ ..] if word == "impair" && !line.is_empty() => {
-            Ok(Invocation::Impair(path.into(), line.join(" ")))
+            Ok(Invocation::Ask(path.into(), line.join(" ")))
         }
         [word, ..] if word == "impair" => Err(UsageError::Refused("impair needs a path and what to say, as in show")),
+        [word, words @ ..] if word == SHOW.name => parse_show(words),
         [flag, ..] if flag == "-c" => Err(UsageError::LoginShell("it takes -c and one word")),
         _ => parse_as(&PLUG, words),
     }
+}
+
+/// What follows `show`.
+fn parse_show(words: &[String]) -> Result<Invocation, UsageError> {
+    let (mut path, mut line) = (None, SHOW.name);
+    for item in PLUG.parse_command(&SHOW, words.iter().cloned()) {
+        match item? {
+            Item::Operand(word) if path.is_none() => path = Some(PathBuf::from(word)),
+            Item::Operand(word) => return Err(UsageError::TooMany(word)),
+            Item::Option(option, _) if option.name() == JSON.name() => line = "show --json",
+            Item::Option(..) => return Ok(Invocation::Print(help::command(&PLUG, &SHOW))),
+        }
+    }
+    let path = path.ok_or(UsageError::Refused("show needs the path that --control names"))?;
+    Ok(Invocation::Ask(path, line.to_owned()))
 }
 
 /// The words of what a client of the login shell wants; only the usual switch is joined for it.
@@ -95,7 +119,9 @@ fn login_command(command: &str) -> Result<Vec<String>, UsageError> {
         ["vde_plug" | "plug"] => Ok(Vec::new()),
         ["plug", "--cable"] => Ok(vec!["--cable".to_owned()]),
         ["plug", "--cable", data] if data.starts_with("--data=") => Ok(vec!["--cable".to_owned(), data.to_owned()]),
-        _ => Err(UsageError::LoginShell("it runs vde_plug, or plug --cable, without more words")),
+        _ => {
+            Err(UsageError::LoginShell("it runs vde_plug, or plug --cable, without a switch's name, as for ssh://HOST"))
+        }
     }
 }
 
@@ -117,8 +143,8 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     };
     let mut operands = Vec::new();
     let mut settings = Settings::default();
-    let (mut stdio, mut peer) = (StdioRole::Plain, None);
-    let (mut daemon, mut pidfile, mut syslog) = (false, None, false);
+    let (mut stdio, mut peer, mut control) = (StdioRole::Plain, None, None);
+    let (mut daemon, mut pidfile, mut syslog, mut iplog) = (false, None, false, false);
     for item in program.parse(words) {
         let (option, value) = match item? {
             Item::Operand(word) => {
@@ -136,8 +162,9 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
             "data" => peer = Some(value),
             "daemon" => daemon = true,
             "pidfile" => pidfile = Some(PathBuf::from(value)),
+            "control" => control = Some(PathBuf::from(value)),
             "log" => syslog = true,
-            "iplog" => return Err(UsageError::Refused("--iplog: addresses are not logged; vswitch dump shows frames")),
+            "iplog" => (syslog, iplog) = (true, true),
             "sock" => operands.insert(0, value),
             "group" => settings.vde[0].push(("group", value)),
             "group2" => settings.vde[1].push(("group", value)),
@@ -173,7 +200,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     if daemon && has_stdio {
         return Err(UsageError::Refused("--daemon: standard input and output carry the frames; name a second link"));
     }
-    Ok(Invocation::Join(Box::new(JoinConfig { links: [first, second], daemon, pidfile, syslog })))
+    Ok(Invocation::Join(Box::new(JoinConfig { links: [first, second], daemon, pidfile, control, syslog, iplog })))
 }
 
 impl Settings {
@@ -201,6 +228,19 @@ impl Settings {
 const HELP: OptionSpec = OptionSpec::new(&["help"], "Print this and exit.").short('h');
 const VERSION: OptionSpec = OptionSpec::new(&["version"], "Print the version and exit.");
 const DAEMON: OptionSpec = OptionSpec::new(&["daemon"], "Go to the background once both links are open.").short('d');
+const JSON: OptionSpec = OptionSpec::new(&["json"], "One line of JSON, for programs.");
+const SHOW: Command = Command {
+    name: "show",
+    summary: "what the links of a cable have carried and dropped",
+    description: &[
+        "Asks a cable that runs with --control=PATH, and prints for each link whether it has carrier, by which way its \
+         frames go where there are several (ssh, or quic and the peer's address), how many came from it (RX) and went \
+         into it (TX), and how many were dropped and why. Of an impair:// link whose control=PATH it is, it shows the \
+         settings and what has happened.",
+    ],
+    options: &[JSON, HELP],
+    operands: &[Operand { name: "PATH", value: Value::File }],
+};
 const PIDFILE: OptionSpec =
     OptionSpec::new(&["pidfile"], "Write the process's number to this file.").short('p').takes("FILE", Value::File);
 
@@ -212,8 +252,10 @@ const EXIT_STATUSES: &[(&str, &str)] = &[
     ("69", "There is no such switch, or it lets nobody in now."),
     ("75", "The way to another host is broken. Another try may help."),
     ("76", "The far side speaks something else."),
-    ("77", "The far side does not admit us, or permission is lacking."),
-    ("255", "A login shell was asked for something else than a cable."),
+    (
+        "77",
+        "The far side does not admit us, or permission is lacking; or, from a login shell, that it is for cables only.",
+    ),
 ];
 
 /// The program and its options, as `plug`.
@@ -262,14 +304,22 @@ pub static PLUG: Program = Program {
                 .takes("quic,FINGERPRINT", Value::Text),
             DAEMON,
             PIDFILE,
+            OptionSpec::new(&["control"], "Answer plug show at this socket, for our user and root.")
+                .short('M')
+                .takes("PATH", Value::File),
             HELP,
             VERSION,
         ],
     }],
-    commands: &[],
+    commands: &[SHOW],
     operands: &[Operand { name: "LINK", value: Value::Locator }, Operand { name: "LINK", value: Value::Locator }],
     schemes: LINKS,
-    sections: &[Section { title: "SETTINGS OF IMPAIR LINKS", entries: Entries::Made(crate::impair::documentation) }],
+    sections: &[
+        Section { title: "SETTINGS OF IMPAIR LINKS", entries: Entries::Made(crate::impair::documentation) },
+        Section { title: "FOR USERS OF WIREFILTER", entries: Entries::Fixed(replaced::WIREFILTER) },
+        Section { title: "FOR USERS OF VDE_CRYPTCAB", entries: Entries::Fixed(replaced::CRYPTCAB) },
+        Section { title: "FOR USERS OF VDE_AUTOLINK", entries: Entries::Fixed(replaced::AUTOLINK) },
+    ],
     exit_statuses: EXIT_STATUSES,
     files: &[],
     environment: &[
@@ -280,6 +330,7 @@ pub static PLUG: Program = Program {
         ("Join the switches of two hosts, and keep them joined:", "plug --reconnect vde:///run/a ssh://host/run/b"),
         ("The same with pipes:", "dpipe plug /run/a = ssh host plug /run/b"),
         ("Put a TAP on a switch:", "plug tap://tap0?up=on /run/a"),
+        ("See what a cable carries:", "plug --control /run/cable /run/a ssh://host/run/b; plug show /run/cable"),
     ],
     see_also: &["vswitch(1)", "dpipe(1)", "ssh(1)"],
 };
@@ -298,8 +349,17 @@ pub static VDE_PLUG: Program = Program {
         options: &[
             DAEMON,
             PIDFILE,
-            OptionSpec::new(&["log"], "Say to the system's log when it starts and stops.").short('l'),
-            OptionSpec::new(&["iplog"], "Not offered.").short('L'),
+            OptionSpec::new(
+                &["log"],
+                "Say to the system's log when it starts and stops: for which user, and from which address ssh was used.",
+            )
+            .short('l'),
+            OptionSpec::new(
+                &["iplog"],
+                "The same, and each IP address that is used on the stream, or behind the second link: the sources of \
+                 packets, which anybody there can choose.",
+            )
+            .short('L'),
             OptionSpec::new(&["group"], "The group of our socket at a switch.").short('g').takes("GROUP", Value::Group),
             OptionSpec::new(&["group2"], "The same for the second link.").short('G').takes("GROUP", Value::Group),
             OptionSpec::new(&["mod", "mode"], "The permissions of our socket at a switch, in octal.")
@@ -321,6 +381,8 @@ pub static VDE_PLUG: Program = Program {
         "How much is logged to standard error: error, warn (the default), info, debug or trace.",
     )],
     see_also: &["plug(1)", "dpipe(1)"],
+    commands: &[],
+    sections: &[],
     ..PLUG
 };
 
@@ -373,7 +435,8 @@ mod tests {
         assert_eq!(argv.join(" "), "cat -u");
         assert_eq!(joined("vde_plug", "impair /run/b").links, [spec("vde://impair"), spec("vde:///run/b")]);
         assert_eq!(refused("vde_plug", "/run/a =").0, 64);
-        assert_eq!(refused("vde_plug", "-L").0, 64);
+        let config = joined("vde_plug", "-L");
+        assert!(config.syslog && config.iplog && !joined("vde_plug", "-l").iplog);
     }
 
     #[test]
@@ -387,9 +450,20 @@ mod tests {
     #[test]
     fn an_impaired_link_is_spoken_to() {
         let words = ["impair", "/run/bad", "set", "loss=5%", "delay=1ms"].map(str::to_owned);
-        let said = Invocation::Impair("/run/bad".into(), "set loss=5% delay=1ms".to_owned());
+        let said = Invocation::Ask("/run/bad".into(), "set loss=5% delay=1ms".to_owned());
         assert_eq!(parse("plug", words), Ok(said));
         assert_eq!(refused("plug", "impair /run/bad").0, 64);
+    }
+
+    #[test]
+    fn a_cable_is_asked_what_it_carries() {
+        let asks = |line: &str| parse("plug", line.split(' ').map(str::to_owned));
+        assert_eq!(asks("show /run/c"), Ok(Invocation::Ask("/run/c".into(), "show".to_owned())));
+        assert_eq!(asks("show --json /run/c"), Ok(Invocation::Ask("/run/c".into(), "show --json".to_owned())));
+        assert!(matches!(asks("show --help"), Ok(Invocation::Print(_))));
+        assert_eq!(refused("plug", "show").0, 64);
+        assert_eq!(refused("plug", "show /run/c /run/d"), (64, "unexpected argument '/run/d'".to_owned()));
+        assert_eq!(joined("plug", "-M /run/c /run/a /run/b").control, Some("/run/c".into()));
     }
 
     #[test]
@@ -399,9 +473,9 @@ mod tests {
         let Ok(Invocation::Join(config)) = shell("plug --cable") else { panic!() };
         assert_eq!(config.links, [spec("vde://"), Spec::Stdio(StdioRole::Cable(None))]);
         for command in ["sh", "vde_plug cmd://sh", "plug tap://tap0", "vde_plug; sh", ""] {
-            assert_eq!(shell(command).unwrap_err().status(), 255, "{command}");
+            assert_eq!(shell(command).unwrap_err().status(), 77, "{command}");
         }
-        assert_eq!(refused("-plug", "").0, 255);
-        assert_eq!(refused("plug", "-c plug --cable").0, 255);
+        assert_eq!(refused("-plug", "").0, 77);
+        assert_eq!(refused("plug", "-c plug --cable").0, 77);
     }
 }

@@ -15,7 +15,7 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use link::datagram::JUMBO_MTU;
-use link::{Capabilities, Counters, Link, LinkState, Offloads, RxBatch, TxBatch};
+use link::{Capabilities, Counters, Link, LinkState, Offloads, RxBatch, TxBatch, Way};
 use mio::{Registry, Token};
 
 use crate::quic::{Fingerprint, Identity, Quic, QuicConfig, Role};
@@ -129,6 +129,11 @@ impl Detour {
     /// As [`Link::receive`].
     pub(crate) fn receive(&mut self, batch: &mut RxBatch<'_>) -> usize {
         self.attempt(|quic| quic.receive(batch)).unwrap_or(0)
+    }
+
+    /// As [`Link::way`], if frames go this way.
+    pub(crate) fn way(&self) -> Option<Way> {
+        self.capabilities().and(self.quic.as_ref()?.way())
     }
 
     /// As [`Link::counters`].

@@ -1,24 +1,31 @@
 //! Two links joined: what one delivers goes into the other, until one of them ends or a signal comes.
 //!
-//! One thread, one event loop, which wakes for a link's readiness or deadline, for interfaces that go up or down, and for
-//! signals. Where one link has no carrier, the other is told ([`Link::show_carrier`]). Backpressure is decided here, and it
+//! One thread, one event loop, which wakes for a link's readiness or deadline, for interfaces that go up or down, for
+//! signals, and for questions at the control socket. Where one link has no carrier, the other is told ([`Link::show_carrier`]). Backpressure is decided here, and it
 //! is always *drop*: what a link does not take at once is counted as [`link::DropReason::LinkFull`].
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use link::socket_file::SocketError;
 use link::{Counters, InterfaceWatch, Link, LinkState};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use program::signals::Signals;
 
+use crate::control::Control;
+use crate::iplog::{Addresses, Used};
 use crate::port::{Memory, Port};
+use crate::report;
 
 /// Turns of each link after which the event loop looks at everything else again.
 const TURNS: usize = 16;
 const SIGNALS: Token = Token(2);
 const INTERFACES: Token = Token(3);
+/// Those who are connected to the control socket come behind.
+const CONTROL: Token = Token(4);
 
 /// Two links, and what wakes for them.
 pub struct Join {
@@ -29,7 +36,12 @@ pub struct Join {
     memory: Memory,
     signals: Signals,
     interfaces: InterfaceWatch,
+    addresses: Option<AddressLog>,
+    control: Option<Control>,
 }
+
+/// The addresses behind the second link, and who is told of new ones.
+type AddressLog = (Addresses, Box<dyn FnMut(Used)>);
 
 /// How a join has ended.
 #[derive(Debug)]
@@ -55,7 +67,30 @@ impl Join {
         poll.registry().register(&mut SourceFd(&interfaces.as_raw_fd()), INTERFACES, Interest::READABLE)?;
         // So what has none from the beginning is told.
         let carriers = [LinkState::Up; 2];
-        Ok(Self { poll, ports, carriers, memory: Memory::default(), signals, interfaces })
+        Ok(Self {
+            poll,
+            ports,
+            carriers,
+            memory: Memory::default(),
+            signals,
+            interfaces,
+            addresses: None,
+            control: None,
+        })
+    }
+
+    /// Has each IP address told that is used behind the second link.
+    pub fn tell_addresses(&mut self, tell: impl FnMut(Used) + 'static) {
+        self.addresses = Some((Addresses::default(), Box::new(tell)));
+    }
+
+    /// Answers at a control socket what the links have carried (`report`).
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn answer_at(&mut self, path: &Path) -> Result<(), SocketError> {
+        self.control = Some(Control::open(path, self.poll.registry(), CONTROL)?);
+        Ok(())
     }
 
     /// Runs until the end.
@@ -97,6 +132,17 @@ impl Join {
                 }
             }
             self.look_at_carriers();
+            if let Some(control) = &mut self.control {
+                for event in events.iter().filter(|event| event.token() >= CONTROL) {
+                    if event.token() == CONTROL {
+                        control.accept(self.poll.registry());
+                    } else {
+                        control.note(event.token());
+                    }
+                }
+                let reports = || self.ports.iter().map(Port::report).collect::<Vec<_>>();
+                control.serve(|line| report::answer(line, &reports()));
+            }
         }
     }
 
@@ -106,7 +152,8 @@ impl Join {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.ports.iter().any(|port| port.may_have_frames) {
+        let is_asked = self.control.as_ref().is_some_and(Control::has_work);
+        if is_asked || self.ports.iter().any(|port| port.may_have_frames) {
             return Some(Duration::ZERO);
         }
         let deadline = self.ports.iter().filter_map(Port::deadline).min()?;
@@ -119,6 +166,9 @@ impl Join {
         let (from, to) = if index == 0 { (first, second) } else { (second, first) };
         if !from.may_have_frames || !self.memory.receive(from).map_err(|error| (index, error))? {
             return Ok(());
+        }
+        if let Some((addresses, tell)) = self.addresses.as_mut().filter(|_| index == 1) {
+            self.memory.frames().filter_map(|frame| addresses.note(frame)).for_each(tell);
         }
         self.memory.send(to).map_err(|error| (1 - index, error))
     }

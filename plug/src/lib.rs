@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `cli` `main` | the program `plug` |
+//! | `replaced` | the lines that stand for those of VDE's programs |
 //! | `spec` | what each kind's options mean: plain data, checked before anything is opened |
 //! | `user` | the user-mode NAT |
 //! | `coprocess` | programs whose standard input and output carry frames: `cmd`, and what `ssh` is made of |
@@ -11,6 +12,9 @@
 //! | `reconnect` | a link that is opened again when it has ended |
 //! | `fault` | why a link to another host has ended |
 //! | `hub` `join` | links joined so that each hears all others; two links |
+//! | `control` | sockets at which questions are asked |
+//! | `report` | what a cable's links have carried |
+//! | `iplog` | which IP addresses are used on a cable |
 //! | `port` | a link that is joined to others, for both |
 //! | `pipe` | `dpipe`: commands joined by their standard input and output |
 //! | `bare` | the locators of links that carry bare frames in datagrams; `link` has the links |
@@ -24,11 +28,13 @@
 
 mod bare;
 pub mod cli;
+pub mod control;
 mod coprocess;
 mod detour;
 mod fault;
 mod hub;
 pub mod impair;
+mod iplog;
 mod join;
 pub mod l2tpv3;
 mod options;
@@ -36,6 +42,8 @@ pub mod pipe;
 mod port;
 pub mod quic;
 mod reconnect;
+pub mod replaced;
+mod report;
 mod spec;
 mod ssh;
 mod stdio;
@@ -46,6 +54,7 @@ pub mod vxlan;
 pub use fault::{Fault, FaultKind};
 pub use hub::{Cable, Hub, PortCounters, cable};
 pub use impair::{Impair, ImpairConfig, ImpairError};
+pub use iplog::Used;
 pub use join::{Ending, Join};
 pub use l2tpv3::L2tpv3Config;
 pub use quic::{Quic, QuicConfig, QuicError};

@@ -5,9 +5,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use nix::syslog::{Facility, LogFlags, Severity, openlog, syslog};
+use nix::unistd::{Uid, User};
 use plug::cli::{self, Invocation, JoinConfig};
 use plug::pipe::{self, Plan};
-use plug::{Ending, FaultKind, Join};
+use plug::{Ending, FaultKind, Join, Used};
 use program::messages::{invocation_name, speaker, start_log};
 use program::process::{self, PidFile};
 use program::signals::Signals;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },
-        Ok(Invocation::Impair(path, line)) => match plug::impair::control::ask(&path, &line) {
+        Ok(Invocation::Ask(path, line)) => match plug::control::ask(&path, &line) {
             Ok(answer) => {
                 println!("{}", answer.trim_end());
                 ExitCode::SUCCESS
@@ -78,10 +79,16 @@ fn join(config: JoinConfig) -> anyhow::Result<u8> {
         }
     };
     let mut join = Join::new(links, signals)?;
+    if let Some(path) = &config.control {
+        join.answer_at(path)?;
+    }
     if let Some(background) = background {
         background.detach()?;
     }
-    let _log = config.syslog.then(SystemLog::start);
+    let log = config.syslog.then(SystemLog::start);
+    if let Some(log) = log.as_ref().filter(|_| config.iplog) {
+        join.tell_addresses(log.teller());
+    }
     let ending = join.run()?;
     for (name, counters) in join.counters() {
         let drops: Vec<_> = counters.drops.iter().map(|(reason, frames)| format!("{frames} {reason}")).collect();
@@ -99,20 +106,38 @@ fn join(config: JoinConfig) -> anyhow::Result<u8> {
     Ok(kind.status())
 }
 
-/// A start and a stop in the system's log.
-struct SystemLog;
+/// A start and a stop in the system's log, in vde_plug's words.
+struct SystemLog {
+    user: String,
+    /// From where ssh was used (ssh(1), SSH_CLIENT).
+    client: String,
+}
 
 impl SystemLog {
     fn start() -> Self {
         // Without a system log nothing is said.
-        let _ = openlog(None::<&std::ffi::CStr>, LogFlags::LOG_PID, Facility::LOG_DAEMON);
-        let _ = syslog(Severity::LOG_INFO, "START");
-        Self
+        let _ = openlog(None::<&std::ffi::CStr>, LogFlags::LOG_PID, Facility::LOG_USER);
+        let user = User::from_uid(Uid::current()).ok().flatten();
+        let user = user.map_or_else(|| Uid::current().to_string(), |user| user.name);
+        let client = std::env::var("SSH_CLIENT").unwrap_or_default();
+        let client = client.split(' ').next().filter(|word| !word.is_empty()).unwrap_or("UNKNOWN_IP_ADDRESS");
+        let log = Self { user, client: client.escape_debug().to_string() };
+        let _ = syslog(Severity::LOG_INFO, &format!("START: user {} IP {}", log.user, log.client));
+        log
+    }
+
+    /// What is told of the addresses that are used.
+    fn teller(&self) -> impl FnMut(Used) + 'static {
+        let who = format!("user {} Real-IP {}", self.user, self.client);
+        move |Used { address, vlan }| {
+            let kind = if address.is_ipv4() { "VDE-IP4" } else { "VDE-IP6" };
+            let _ = syslog(Severity::LOG_INFO, &format!("{who} has got {kind} {address} on vlan {vlan}"));
+        }
     }
 }
 
 impl Drop for SystemLog {
     fn drop(&mut self) {
-        let _ = syslog(Severity::LOG_INFO, "STOP");
+        let _ = syslog(Severity::LOG_INFO, &format!("STOP: user {} IP {}", self.user, self.client));
     }
 }

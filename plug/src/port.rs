@@ -10,6 +10,8 @@ use link::{
 };
 use mio::{Registry, Token};
 
+use crate::report::LinkReport;
+
 /// Frames taken from a port in one turn.
 const BATCH_FRAMES: usize = 16;
 
@@ -45,6 +47,11 @@ impl Memory {
         self.incoming = batch.recycle();
         port.may_have_frames = !self.frames.is_empty();
         outcome.map(|_| port.may_have_frames)
+    }
+
+    /// The frames of this turn, from the destination address on.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        self.buffers.iter().zip(&self.frames).map(|(buffer, (_, len))| &buffer[..*len])
     }
 
     /// Sends every frame of this turn into a port.
@@ -108,6 +115,11 @@ impl Port {
         self.drops.add(DropReason::LinkFull, (batch.len() - taken) as u64);
         self.may_have_frames |= self.link.answers();
         Ok(())
+    }
+
+    pub(crate) fn report(&self) -> LinkReport {
+        let (name, state, way) = (self.name().to_owned(), self.state(), self.link.way());
+        LinkReport { name, state, way, counters: self.counters() }
     }
 
     pub(crate) fn counters(&self) -> Counters {

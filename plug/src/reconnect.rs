@@ -14,7 +14,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::time::{Duration, Instant};
 
-use link::{Capabilities, Counters, DropCounts, DropReason, Link, LinkState, Offloads, RxBatch, TxBatch};
+use link::{Capabilities, Counters, DropCounts, DropReason, Link, LinkState, Offloads, RxBatch, TxBatch, Way};
 use mio::{Registry, Token};
 
 use crate::fault::FaultKind;
@@ -275,6 +275,10 @@ impl Link for Reconnect {
             (Inner::Here(inner), _) => inner.show_carrier(carrier),
             (Inner::Away(_) | Inner::Parked, _) => {}
         }
+    }
+
+    fn way(&self) -> Option<Way> {
+        if let Inner::Here(inner) = &self.inner { inner.way() } else { None }
     }
 
     fn counters(&self) -> Counters {

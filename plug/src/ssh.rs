@@ -23,7 +23,9 @@ use std::io;
 use std::process::Command;
 use std::time::Instant;
 
-use link::{Capabilities, Counters, DropCounts, Link, LinkState, Locator, LocatorError, Offloads, RxBatch, TxBatch};
+use link::{
+    Capabilities, Counters, DropCounts, Link, LinkState, Locator, LocatorError, Offloads, RxBatch, TxBatch, Way,
+};
 use mio::{Registry, Token};
 
 use crate::coprocess::{Begin, CONNECTED, Coprocess, End};
@@ -348,6 +350,11 @@ impl Link for Ssh {
 
     fn state(&self) -> LinkState {
         if self.process.is_up() { LinkState::Up } else { LinkState::Down }
+    }
+
+    fn way(&self) -> Option<Way> {
+        let by_ssh = || self.process.is_up().then_some(Way { name: "ssh", peer: None });
+        self.detour.way().or_else(by_ssh)
     }
 
     fn counters(&self) -> Counters {

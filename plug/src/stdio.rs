@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use link::stream::wire::Framing;
 use link::stream::{FrameStream, Opening};
-use link::{Capabilities, Counters, Link, Offloads, RxBatch, TxBatch};
+use link::{Capabilities, Counters, Link, Offloads, RxBatch, TxBatch, Way};
 use mio::{Registry, Token};
 
 use crate::detour::Detour;
@@ -98,6 +98,10 @@ impl Link for Stdio {
 
     fn receive(&mut self, batch: &mut RxBatch<'_>) -> io::Result<usize> {
         Ok(self.stream.receive(batch)? + self.detour.receive(batch))
+    }
+
+    fn way(&self) -> Option<Way> {
+        self.detour.way()
     }
 
     fn counters(&self) -> Counters {

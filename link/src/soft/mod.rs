@@ -31,7 +31,7 @@ use mio::{Registry, Token};
 
 use crate::{
     Capabilities, Checksum, Counters, DropCounts, DropReason, Fragment, FragmentMut, Frame, GsoType, Link, LinkState,
-    MAX_FRAME_LEN, Offloads, OwnedFrame, RxBatch, TxBatch, VnetHeader,
+    MAX_FRAME_LEN, Offloads, OwnedFrame, RxBatch, TxBatch, VnetHeader, Way,
 };
 use segment::Segments;
 
@@ -325,6 +325,10 @@ impl<L: Link> Link for Soft<L> {
 
     fn show_carrier(&mut self, carrier: LinkState) {
         self.inner.show_carrier(carrier);
+    }
+
+    fn way(&self) -> Option<Way> {
+        self.inner.way()
     }
 
     fn counters(&self) -> Counters {

@@ -352,7 +352,7 @@ impl Drop for Place {
 /// Asks while the owner runs.
 fn ask(world: &mut World, place: &Place, line: &'static str) -> io::Result<String> {
     let path = place.socket();
-    let asking = std::thread::spawn(move || control::ask(&path, line));
+    let asking = std::thread::spawn(move || crate::control::ask(&path, line));
     world.until(|_| asking.is_finished());
     asking.join().unwrap()
 }
@@ -445,7 +445,7 @@ fn nobody_at_the_control_socket_holds_up_the_link() {
     while greedy.write(b"help\n").is_ok_and(|len| len > 0) {}
     // Never ends a line.
     let mut endless = connect();
-    endless.write_all(&[b'x'; 2 * control::MAX_LINE]).unwrap();
+    endless.write_all(&[b'x'; 2 * crate::control::MAX_LINE]).unwrap();
     world.turn(Duration::from_millis(100));
     world.turn(Duration::from_millis(100));
     assert!(ask(&mut world, &place, "show").is_ok());
@@ -453,7 +453,7 @@ fn nobody_at_the_control_socket_holds_up_the_link() {
     endless.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(matches!(endless.read(&mut [0; 100]), Ok(0) | Err(_)));
     // Many come and say nothing.
-    let idle: Vec<_> = (0..3 * control::MAX_CLIENTS)
+    let idle: Vec<_> = (0..3 * crate::control::MAX_CLIENTS)
         .map(|_| {
             world.turn(Duration::from_millis(5));
             connect()

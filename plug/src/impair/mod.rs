@@ -8,7 +8,7 @@
 //! | `draw` | chance that can be repeated |
 //! | `lane` | a direction: the frames that wait |
 //! | `timer` | a timer that rings to the microsecond |
-//! | `control` | the socket that settings are changed by |
+//! | `control` | the lines that change settings |
 //!
 //! [`settings::KEYS`] lists the keys, with netem's words (tc-netem(8)). A plain key is for both directions, one behind
 //! `tx.` for frames into the wrapped link, one behind `rx.` for those out of it. `seed=N` makes every decision of
@@ -87,14 +87,15 @@ use std::time::{Duration, Instant};
 use link::socket_file::SocketError;
 use link::{
     Capabilities, Counters, DropReason, Fragment, FragmentMut, Link, LinkState, LocatorError, MAX_FRAME_LEN, Offloads,
-    Options, OwnedFrame, RxBatch, TxBatch,
+    Options, OwnedFrame, RxBatch, TxBatch, Way,
 };
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use serde_json::{Map, Value, json};
 
+use crate::control::Control;
 use crate::user::random_seed;
-use control::{Command, Control};
+use control::Command;
 use fate::Impairment;
 use lane::Lane;
 use settings::{KEYS, Settings, Sides};
@@ -568,6 +569,10 @@ impl<L: Link> Link for Impair<L> {
 
     fn show_carrier(&mut self, carrier: LinkState) {
         self.inner.show_carrier(carrier);
+    }
+
+    fn way(&self) -> Option<Way> {
+        self.inner.way()
     }
 
     fn counters(&self) -> Counters {

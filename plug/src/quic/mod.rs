@@ -60,7 +60,7 @@ use std::time::{Duration, Instant};
 use link::datagram::MAX_PLAIN_LEN;
 use link::{
     Capabilities, Counters, DropReason, ETHERNET_HEADER_LEN, Frame, GsoType, Link, LinkState, MAX_FRAME_LEN, Offloads,
-    RxBatch, TxBatch,
+    RxBatch, TxBatch, Way,
 };
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -654,6 +654,10 @@ impl Link for Quic {
 
     fn state(&self) -> LinkState {
         if self.active.is_some() { LinkState::Up } else { LinkState::Down }
+    }
+
+    fn way(&self) -> Option<Way> {
+        self.peer().map(|(address, _)| Way { name: "quic", peer: Some(address) })
     }
 
     fn counters(&self) -> Counters {

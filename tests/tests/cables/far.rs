@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use netlab::process::{Process, program};
-use netlab::world::{Host, command, run};
+use netlab::world::{Host, command, has_interface, run};
 
 /// The port that every sshd of a lab listens at.
 const PORT: u16 = 2299;
@@ -17,6 +17,8 @@ pub struct Far {
     /// Its address.
     pub address: &'static str,
     sshd: Option<Process>,
+    /// What is between it and the lab's network, unless that is a wire.
+    _path: Option<Process>,
 }
 
 impl Far {
@@ -25,9 +27,25 @@ impl Far {
         prepare();
         let host = Host::new(name);
         run(&format!("ip link add to-{name} type veth peer name eth0 netns {name}"));
+        Self::joined(host, name, address, None)
+    }
+
+    /// The same, behind a path that is as bad as these settings of an impaired link.
+    pub fn behind(name: &'static str, address: &'static str, settings: &str) -> Self {
+        prepare();
+        let host = Host::new(name);
+        let (near, far) = (format!("to-{name}"), format!("at-{name}"));
+        let plug = program("plug");
+        let mut path = Process::start(&format!("{} impair://{{tap://{near}}}?{settings} tap://{far}", plug.display()));
+        path.wait_until("the path is there", || has_interface(&near) && has_interface(&far));
+        run(&format!("ip link set {far} netns {name} name eth0"));
+        Self::joined(host, name, address, Some(path))
+    }
+
+    fn joined(host: Host, name: &str, address: &'static str, path: Option<Process>) -> Self {
         run(&format!("ip link set to-{name} master underlay up"));
         host.set_address("eth0", &format!("{address}/24"));
-        let mut far = Self { host, address, sshd: None };
+        let mut far = Self { host, address, sshd: None, _path: path };
         far.serve();
         far
     }

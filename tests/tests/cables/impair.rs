@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use netlab::process::Switch;
 use netlab::station::{BROADCAST, Interface, Station, frame};
 use netlab::world::{Host, PATIENCE, Transfer, lab, wait_until};
-use plug::impair::control::ask;
+use plug::control::ask;
 use serde_json::Value;
 
 const CONTROL: &str = "/run/control";

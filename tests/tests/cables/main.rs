@@ -11,6 +11,7 @@
 //! | `impair` | bad networks: what they do to hosts, and how they are changed |
 //! | `ssh` | cables over a real sshd: what they carry, how they end, how they come back |
 //! | `pipe` | `dpipe` with vde_plug, theirs and ours, at its ends |
+//! | `replaced` | the manual's lines for users of wirefilter, vde_cryptcab and vde_autolink |
 //! | `far` | hosts with an sshd |
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
@@ -21,5 +22,6 @@ mod impair;
 mod pipe;
 mod qemu;
 mod quic;
+mod replaced;
 mod ssh;
 mod vxlan;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use netlab::probes::Probes;
 use netlab::process::{Process, Switch, program};
 use netlab::world::{Host, PATIENCE, Transfer, has_interface, lab, run, wait_until};
-use plug::impair::control::ask;
+use plug::control::ask;
 use plug::quic::{Fingerprint, Identity};
 use serde_json::Value;
 

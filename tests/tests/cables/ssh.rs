@@ -4,8 +4,10 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use netlab::probes::Probes;
 use netlab::process::{Process, Switch, program};
 use netlab::world::{Host, PATIENCE, Transfer, command, lab, lab_within, run, wait_until};
+use serde_json::{Value, json};
 
 use crate::far::{Far, start_on, start_path};
 
@@ -84,6 +86,55 @@ fn frames_go_over_quic_where_udp_passes_and_over_ssh_where_not() {
         assert_eq!(cable.said().matches("warn").count(), 0, "{}", cable.said());
         cable.signal(libc::SIGTERM);
         assert_eq!(cable.wait(PATIENCE).code(), Some(0));
+    });
+}
+
+#[test]
+fn a_cable_says_by_which_way_it_carries_how_much() {
+    lab(|| {
+        let sides = Sides::new();
+        let plug = program("plug").display().to_string();
+        for (way, words) in [("quic", ": connected"), ("ssh", "/run/b?data=ssh: carrier")] {
+            let far = sides.far.locator("/run/b");
+            let line = format!("plug --control /run/cable /run/a {far}?data={way}");
+            let mut cable = start_on(&Host::HERE, &line);
+            cable.wait_for(words);
+            sides.wait_for_ping();
+            let said: Value = serde_json::from_str(&run(&format!("{plug} show --json /run/cable"))).unwrap();
+            let [near, link] = [&said["links"][0], &said["links"][1]];
+            assert_eq!((&near["link"], &near["way"]), (&json!("vde:///run/a"), &Value::Null), "{said}");
+            assert_eq!((&link["way"], &link["carrier"]), (&json!(way), &json!(true)), "{said}");
+            assert_eq!(
+                link["peer"].as_str().is_some_and(|peer| peer.starts_with("192.168.7.2:")),
+                way == "quic",
+                "{said}"
+            );
+            assert!(link["receive_frames"].as_u64() > Some(0) && link["transmit_bytes"].as_u64() > Some(0), "{said}");
+            let table = run(&format!("{plug} show /run/cable"));
+            assert!(table.starts_with("LINK ") && table.lines().count() == 3, "{table}");
+            cable.signal(libc::SIGTERM);
+            assert_eq!(cable.wait(PATIENCE).code(), Some(0), "{}", cable.said());
+            assert!(!fs::exists("/run/cable").unwrap());
+            wait_until("the cable is gone", PATIENCE, || !sides.left.reaches("10.0.0.2"));
+        }
+    });
+}
+
+#[test]
+fn a_transfer_over_a_slow_path_does_not_make_others_wait_long() {
+    lab(|| {
+        let far = Far::behind("far", "192.168.7.2", "delay=20ms&rate=10mbit");
+        let (_a, _b) = (Switch::start("a", "-t tap0"), Switch::start("b", "-t tap1"));
+        let left = Host::with("left", "tap0", "10.0.0.1/24");
+        let right = Host::with("right", "tap1", "10.0.0.2/24");
+        let _cable = start_on(&Host::HERE, &format!("plug /run/a {}", far.locator("/run/b")));
+        wait_until("a ping passes", PATIENCE, || left.reaches("10.0.0.2"));
+        let transfer = Transfer::start(&left, &right, "10.0.0.2:5000", 8 << 20);
+        let probes = Probes::start(&left, &right, "10.0.0.2:6000");
+        transfer.finish();
+        let (p99, came) = probes.stop().unwrap();
+        println!("lab: 99 of 100 within {p99:?} beside a transfer, {:.1} % came", came * 100.0);
+        assert!(p99 < Duration::from_millis(600), "{p99:?}");
     });
 }
 
@@ -215,16 +266,6 @@ fn what_a_far_shell_prints_is_shown_and_skipped() {
 fn each_end_has_its_status_and_one_line() {
     lab(|| {
         let sides = Sides::new();
-        let ends = |arguments: &str, status: i32, words: &str| {
-            let line = format!("{} {arguments}", program("plug").display());
-            let ssh = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
-            let mut command = command(&line);
-            command.env("PLUG_SSH", format!("{ssh} -o BatchMode=yes -i /run/ssh/id")).env("ETHERLOOM_LOG", "error");
-            let mut process = Process::start_command(command, &line);
-            assert_eq!(process.wait(PATIENCE).code(), Some(status), "{line}: {}", process.said());
-            let said = process.said();
-            assert!(said.lines().count() == 1 && said.contains(words), "{line}: {said}");
-        };
         let far = |path: &str| sides.far.locator(path);
         ends("/run/nowhere", 69, "no switch is running there");
         ends(&format!("/run/a {}", far("/run/nowhere")), 69, "no switch is running there");
@@ -236,6 +277,38 @@ fn each_end_has_its_status_and_one_line() {
         ends(&format!("/run/a {}?ssh={stranger}", far("/run/b")), 77, "Permission denied");
         ends("/run/a /run/b extra", 64, "unexpected argument");
     });
+}
+
+#[test]
+fn a_login_shell_for_cables_denies_everything_else() {
+    lab(|| {
+        let sides = Sides::new();
+        let shell = program("plug").display().to_string();
+        let accounts = fs::read_to_string("/etc/passwd").unwrap();
+        let (root, others) = accounts.split_once('\n').unwrap();
+        assert!(root.starts_with("root:"));
+        let root = root.rsplit_once(':').unwrap().0;
+        fs::write("/run/accounts", format!("{root}:{shell}\n{others}")).unwrap();
+        run("mount --bind /run/accounts /etc/passwd");
+        let far = Far::new("shell", "192.168.7.3");
+        ends(&format!("/run/a {}", far.locator("/run/b")), 77, "as a login shell this is for cables only");
+        let _usual = Switch::start("vde.ctl", "--port tap://tap2");
+        let _other = Host::with("other", "tap2", "10.0.0.3/24");
+        let _cable = start_on(&Host::HERE, &format!("plug /run/a {}", far.locator("")));
+        wait_until("a ping passes", PATIENCE, || sides.left.reaches("10.0.0.3"));
+    });
+}
+
+/// A cable with these links ends with this status, and with one line that has these words.
+fn ends(arguments: &str, status: i32, words: &str) {
+    let line = format!("{} {arguments}", program("plug").display());
+    let ssh = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
+    let mut command = command(&line);
+    command.env("PLUG_SSH", format!("{ssh} -o BatchMode=yes -i /run/ssh/id")).env("ETHERLOOM_LOG", "error");
+    let mut process = Process::start_command(command, &line);
+    assert_eq!(process.wait(PATIENCE).code(), Some(status), "{line}: {}", process.said());
+    let said = process.said();
+    assert!(said.lines().count() == 1 && said.contains(words), "{line}: {said}");
 }
 
 #[test]
