@@ -14,8 +14,9 @@ enum Held {
     Frame(VnetHeader, Vec<u8>),
     Bad(DropReason),
     Greeting,
-    Hello(Offloads, Option<String>),
+    Hello(Offloads, bool, Option<String>),
     Turn,
+    Confirmed(u64),
     Garbage,
 }
 
@@ -49,8 +50,11 @@ fn decode(framing: Framing, stream: &[u8], piece: usize) -> Vec<Held> {
                 Ok(Some(Item::Frame(header, frame))) => Held::Frame(header, frame.to_vec()),
                 Ok(Some(Item::Bad(reason))) => Held::Bad(reason),
                 Ok(Some(Item::Greeting)) => Held::Greeting,
-                Ok(Some(Item::Hello(hello))) => Held::Hello(hello.receives, hello.data.map(str::to_owned)),
+                Ok(Some(Item::Hello(hello))) => {
+                    Held::Hello(hello.receives, hello.confirms, hello.data.map(str::to_owned))
+                }
                 Ok(Some(Item::Turn)) => Held::Turn,
+                Ok(Some(Item::Confirmed(total))) => Held::Confirmed(total),
                 Err(garbage) => {
                     assert!(!garbage.to_string().contains('\n'), "{garbage}");
                     held.push(Held::Garbage);
