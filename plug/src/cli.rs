@@ -2,9 +2,10 @@
 //!
 //! Neighbours: `program::options` has the model, `main` does what comes out, `spec` knows what a locator means.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use link::{Locator, LocatorError};
+use program::confine::Confinement;
 use program::help;
 use program::links::LINKS;
 use program::options::{
@@ -12,7 +13,7 @@ use program::options::{
 };
 
 use crate::reconnect::Pauses;
-use crate::{Spec, StdioRole};
+use crate::{NeedsMore, Spec, StdioRole, needs};
 
 /// What a command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct JoinConfig {
     pub pidfile: Option<PathBuf>,
     /// Whether to say to the system's log when it starts and stops.
     pub syslog: bool,
+    /// What is kept once the links are open, if everything else is to be given up.
+    pub confinement: Option<Confinement>,
 }
 
 /// A command line that makes no sense: exit status 64, or 255 for a login shell's.
@@ -47,6 +50,9 @@ pub enum UsageError {
     /// A link that does not exist, or not so.
     #[error("{}", printable(&.0.to_string()))]
     Locator(#[from] LocatorError),
+    /// A link that needs more than can be left to it.
+    #[error("--confine: {}", printable(&.0.to_string()))]
+    NeedsMore(#[from] NeedsMore),
     /// A word where no word belongs.
     #[error("unexpected argument '{}': at most two links are joined", printable(.0))]
     Unexpected(String),
@@ -118,7 +124,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     let mut operands = Vec::new();
     let mut settings = Settings::default();
     let (mut stdio, mut peer) = (StdioRole::Plain, None);
-    let (mut daemon, mut pidfile, mut syslog) = (false, None, false);
+    let (mut daemon, mut pidfile, mut syslog, mut confine) = (false, None, false, false);
     for item in program.parse(words) {
         let (option, value) = match item? {
             Item::Operand(word) => {
@@ -135,6 +141,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
             "cable" => stdio = StdioRole::Cable(None),
             "data" => peer = Some(value),
             "daemon" => daemon = true,
+            "confine" => confine = true,
             "pidfile" => pidfile = Some(PathBuf::from(value)),
             "log" => syslog = true,
             "iplog" => return Err(UsageError::Refused("--iplog: addresses are not logged; vswitch dump shows frames")),
@@ -173,7 +180,15 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     if daemon && has_stdio {
         return Err(UsageError::Refused("--daemon: standard input and output carry the frames; name a second link"));
     }
-    Ok(Invocation::Join(Box::new(JoinConfig { links: [first, second], daemon, pidfile, syslog })))
+    let links = [first, second];
+    let confinement = if confine { Some(needs(&links, pidfile.as_deref())?) } else { None };
+    Ok(Invocation::Join(Box::new(JoinConfig { links, daemon, pidfile, syslog, confinement })))
+}
+
+/// What a cable needs once its links are open.
+fn needs(links: &[Spec; 2], pidfile: Option<&Path>) -> Result<Confinement, NeedsMore> {
+    let pidfile = pidfile.map(needs::file_that_goes).unwrap_or_default();
+    Ok(links[0].needs()?.and(links[1].needs()?).and(pidfile))
 }
 
 impl Settings {
@@ -257,6 +272,12 @@ pub static PLUG: Program = Program {
                 "The command line for ssh:// links, as in --ssh 'ssh -i key'. The default is that of PLUG_SSH, or ssh.",
             )
             .takes("COMMAND", Value::Text),
+            OptionSpec::new(
+                &["confine"],
+                "Once both links are open, give up all that they do not need any more: the file system, capabilities, \
+                 root's user, and every system call that is not on a list. Not with cmd://, ssh://, quic:// and \
+                 --reconnect, which open something later.",
+            ),
             OptionSpec::new(&["cable"], "Be the far side of an ssh:// link, which runs this itself."),
             OptionSpec::new(&["data"], "With --cable: offer QUIC to the near side, which has this key.")
                 .takes("quic,FINGERPRINT", Value::Text),
@@ -280,6 +301,7 @@ pub static PLUG: Program = Program {
         ("Join the switches of two hosts, and keep them joined:", "plug --reconnect vde:///run/a ssh://host/run/b"),
         ("The same with pipes:", "dpipe plug /run/a = ssh host plug /run/b"),
         ("Put a TAP on a switch:", "plug tap://tap0?up=on /run/a"),
+        ("The user-mode NAT for a TAP, confined:", "plug --confine tap://tap0?up=on user://"),
     ],
     see_also: &["vswitch(1)", "dpipe(1)", "ssh(1)"],
 };
@@ -374,6 +396,25 @@ mod tests {
         assert_eq!(joined("vde_plug", "impair /run/b").links, [spec("vde://impair"), spec("vde:///run/b")]);
         assert_eq!(refused("vde_plug", "/run/a =").0, 64);
         assert_eq!(refused("vde_plug", "-L").0, 64);
+    }
+
+    #[test]
+    fn a_confined_cable_keeps_what_its_links_need() {
+        let kept = |line| joined("plug", line).confinement.unwrap();
+        assert_eq!(joined("plug", "/run/a tap://t").confinement, None);
+        assert_eq!(kept("--confine null:// /run/a"), Confinement::default());
+        assert_eq!(kept("--confine null:// /run/a -p /run/x/pid").write, [PathBuf::from("/run/x")]);
+        let nat = kept("--confine impair://{user://}?control=/run/y/z listen:///run/z/s");
+        assert_eq!(nat.write, ["/run/y", "/run/z"].map(PathBuf::from));
+        assert_eq!(nat.follow, [PathBuf::from("/etc/resolv.conf")]);
+        for line in ["ssh://h/run/b", "cmd://cat", "-r /run/a", "quic://h:1", "stream://h:1?reconnect=5"] {
+            let (status, words) = refused("plug", &format!("--confine {line} null://"));
+            assert!(status == 64 && words.starts_with("--confine: ") && words.contains("later"), "{words}");
+        }
+        assert_eq!(
+            refused("plug", "--confine --cable null://"),
+            (64, "--confine: the far side of a cable may open another way for its frames later".to_owned())
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cli` `main` | the program `plug` |
 //! | `spec` | what each kind's options mean: plain data, checked before anything is opened |
+//! | `needs` | what each of them needs once it is open: the rest can be given up |
 //! | `user` | the user-mode NAT |
 //! | `coprocess` | programs whose standard input and output carry frames: `cmd`, and what `ssh` is made of |
 //! | `ssh` `stdio` | a cable to another host, and its end in this process |
@@ -31,6 +32,7 @@ mod hub;
 pub mod impair;
 mod join;
 pub mod l2tpv3;
+mod needs;
 mod options;
 pub mod pipe;
 mod port;
@@ -48,6 +50,7 @@ pub use hub::{Cable, Hub, PortCounters, cable};
 pub use impair::{Impair, ImpairConfig, ImpairError};
 pub use join::{Ending, Join};
 pub use l2tpv3::L2tpv3Config;
+pub use needs::NeedsMore;
 pub use quic::{Quic, QuicConfig, QuicError};
 pub use reconnect::{Pauses, Reconnect};
 pub use spec::{BringUp, Spec, TapSpec};

@@ -8,6 +8,7 @@ use nix::syslog::{Facility, LogFlags, Severity, openlog, syslog};
 use plug::cli::{self, Invocation, JoinConfig};
 use plug::pipe::{self, Plan};
 use plug::{Ending, FaultKind, Join};
+use program::confine::confine;
 use program::messages::{invocation_name, speaker, start_log};
 use program::process::{self, PidFile};
 use program::signals::Signals;
@@ -78,6 +79,9 @@ fn join(config: JoinConfig) -> anyhow::Result<u8> {
         }
     };
     let mut join = Join::new(links, signals)?;
+    if let Some(confinement) = &config.confinement {
+        confine(confinement)?.log();
+    }
     if let Some(background) = background {
         background.detach()?;
     }
