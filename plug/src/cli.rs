@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use link::{Locator, LocatorError};
+use program::confine::Confinement;
 use program::help;
 use program::links::LINKS;
 use program::options::{
@@ -13,7 +14,7 @@ use program::options::{
 
 use crate::reconnect::Pauses;
 use crate::replaced;
-use crate::{Spec, StdioRole};
+use crate::{NeedsMore, Spec, StdioRole, needs};
 
 /// What a command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct JoinConfig {
     pub syslog: bool,
     /// Whether to say there which IP addresses are used behind the second link.
     pub iplog: bool,
+    /// What is kept once the links are open, if everything else is to be given up.
+    pub confinement: Option<Confinement>,
 }
 
 /// A command line that makes no sense: exit status 64, or 77 for what a login shell denies.
@@ -52,6 +55,9 @@ pub enum UsageError {
     /// A link that does not exist, or not so.
     #[error("{}", printable(&.0.to_string()))]
     Locator(#[from] LocatorError),
+    /// A link that needs more than can be left to it.
+    #[error("--confine: {}", printable(&.0.to_string()))]
+    NeedsMore(#[from] NeedsMore),
     /// A word where no word belongs.
     #[error("unexpected argument '{}': at most two links are joined", printable(.0))]
     Unexpected(String),
@@ -144,7 +150,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     let mut operands = Vec::new();
     let mut settings = Settings::default();
     let (mut stdio, mut peer, mut control) = (StdioRole::Plain, None, None);
-    let (mut daemon, mut pidfile, mut syslog, mut iplog) = (false, None, false, false);
+    let (mut daemon, mut pidfile, mut syslog, mut iplog, mut confine) = (false, None, false, false, false);
     for item in program.parse(words) {
         let (option, value) = match item? {
             Item::Operand(word) => {
@@ -161,6 +167,7 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
             "cable" => stdio = StdioRole::Cable(None),
             "data" => peer = Some(value),
             "daemon" => daemon = true,
+            "confine" => confine = true,
             "pidfile" => pidfile = Some(PathBuf::from(value)),
             "control" => control = Some(PathBuf::from(value)),
             "log" => syslog = true,
@@ -200,7 +207,16 @@ fn parse_as(program: &Program, words: Vec<String>) -> Result<Invocation, UsageEr
     if daemon && has_stdio {
         return Err(UsageError::Refused("--daemon: standard input and output carry the frames; name a second link"));
     }
-    Ok(Invocation::Join(Box::new(JoinConfig { links: [first, second], daemon, pidfile, control, syslog, iplog })))
+    let links = [first, second];
+    let confinement = if confine { Some(needs(&links, [&pidfile, &control])?) } else { None };
+    let config = JoinConfig { links, daemon, pidfile, control, syslog, iplog, confinement };
+    Ok(Invocation::Join(Box::new(config)))
+}
+
+/// What a cable needs once its links are open, and its own files.
+fn needs(links: &[Spec; 2], files: [&Option<PathBuf>; 2]) -> Result<Confinement, NeedsMore> {
+    let links = links[0].needs()?.and(links[1].needs()?);
+    Ok(files.into_iter().flatten().fold(links, |kept, file| kept.and(needs::file_that_goes(file))))
 }
 
 impl Settings {
@@ -299,6 +315,12 @@ pub static PLUG: Program = Program {
                 "The command line for ssh:// links, as in --ssh 'ssh -i key'. The default is that of PLUG_SSH, or ssh.",
             )
             .takes("COMMAND", Value::Text),
+            OptionSpec::new(
+                &["confine"],
+                "Once both links are open, give up all that they do not need any more: the file system, capabilities, \
+                 root's user, and every system call that is not on a list. Not with cmd://, ssh://, quic:// and \
+                 --reconnect, which open something later.",
+            ),
             OptionSpec::new(&["cable"], "Be the far side of an ssh:// link, which runs this itself."),
             OptionSpec::new(&["data"], "With --cable: offer QUIC to the near side, which has this key.")
                 .takes("quic,FINGERPRINT", Value::Text),
@@ -331,6 +353,7 @@ pub static PLUG: Program = Program {
         ("The same with pipes:", "dpipe plug /run/a = ssh host plug /run/b"),
         ("Put a TAP on a switch:", "plug tap://tap0?up=on /run/a"),
         ("See what a cable carries:", "plug --control /run/cable /run/a ssh://host/run/b; plug show /run/cable"),
+        ("The user-mode NAT for a TAP, confined:", "plug --confine tap://tap0?up=on user://"),
     ],
     see_also: &["vswitch(1)", "dpipe(1)", "ssh(1)"],
 };
@@ -437,6 +460,25 @@ mod tests {
         assert_eq!(refused("vde_plug", "/run/a =").0, 64);
         let config = joined("vde_plug", "-L");
         assert!(config.syslog && config.iplog && !joined("vde_plug", "-l").iplog);
+    }
+
+    #[test]
+    fn a_confined_cable_keeps_what_its_links_need() {
+        let kept = |line| joined("plug", line).confinement.unwrap();
+        assert_eq!(joined("plug", "/run/a tap://t").confinement, None);
+        assert_eq!(kept("--confine null:// /run/a"), Confinement::default());
+        assert_eq!(kept("--confine null:// /run/a -p /run/x/pid").write, [PathBuf::from("/run/x")]);
+        let nat = kept("--confine impair://{user://}?control=/run/y/z listen:///run/z/s");
+        assert_eq!(nat.write, ["/run/y", "/run/z"].map(PathBuf::from));
+        assert_eq!(nat.follow, [PathBuf::from("/etc/resolv.conf")]);
+        for line in ["ssh://h/run/b", "cmd://cat", "-r /run/a", "quic://h:1", "stream://h:1?reconnect=5"] {
+            let (status, words) = refused("plug", &format!("--confine {line} null://"));
+            assert!(status == 64 && words.starts_with("--confine: ") && words.contains("later"), "{words}");
+        }
+        assert_eq!(
+            refused("plug", "--confine --cable null://"),
+            (64, "--confine: the far side of a cable may open another way for its frames later".to_owned())
+        );
     }
 
     #[test]

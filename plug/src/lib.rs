@@ -5,6 +5,7 @@
 //! | `cli` `main` | the program `plug` |
 //! | `replaced` | the lines that stand for those of VDE's programs |
 //! | `spec` | what each kind's options mean: plain data, checked before anything is opened |
+//! | `needs` | what each of them needs once it is open: the rest can be given up |
 //! | `user` | the user-mode NAT |
 //! | `coprocess` | programs whose standard input and output carry frames: `cmd`, and what `ssh` is made of |
 //! | `ssh` `stdio` | a cable to another host, and its end in this process |
@@ -37,6 +38,7 @@ pub mod impair;
 mod iplog;
 mod join;
 pub mod l2tpv3;
+mod needs;
 mod options;
 pub mod pipe;
 mod port;
@@ -57,6 +59,7 @@ pub use impair::{Impair, ImpairConfig, ImpairError};
 pub use iplog::Used;
 pub use join::{Ending, Join};
 pub use l2tpv3::L2tpv3Config;
+pub use needs::NeedsMore;
 pub use quic::{Quic, QuicConfig, QuicError};
 pub use reconnect::{Pauses, Reconnect};
 pub use spec::{BringUp, Spec, TapSpec};

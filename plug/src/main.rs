@@ -9,6 +9,7 @@ use nix::unistd::{Uid, User};
 use plug::cli::{self, Invocation, JoinConfig};
 use plug::pipe::{self, Plan};
 use plug::{Ending, FaultKind, Join, Used};
+use program::confine::confine;
 use program::messages::{invocation_name, speaker, start_log};
 use program::process::{self, PidFile};
 use program::signals::Signals;
@@ -82,10 +83,13 @@ fn join(config: JoinConfig) -> anyhow::Result<u8> {
     if let Some(path) = &config.control {
         join.answer_at(path)?;
     }
+    let log = config.syslog.then(SystemLog::start);
+    if let Some(confinement) = &config.confinement {
+        confine(confinement)?.log();
+    }
     if let Some(background) = background {
         background.detach()?;
     }
-    let log = config.syslog.then(SystemLog::start);
     if let Some(log) = log.as_ref().filter(|_| config.iplog) {
         join.tell_addresses(log.teller());
     }

@@ -57,6 +57,8 @@ pub fn sharpen_sleep() {
 #[derive(Debug)]
 pub struct Background {
     parent: File,
+    /// Opened at once: later there may be no file system any more.
+    null: File,
 }
 
 /// Forks. Only the child returns, in a session of its own; its standard error is still the caller's.
@@ -64,8 +66,9 @@ pub struct Background {
 /// Must be called while the process has one thread.
 ///
 /// # Errors
-/// The system refused a pipe, a fork or a session.
+/// The system refused a pipe, a fork or a session, or `/dev/null` cannot be opened.
 pub fn daemonize() -> Result<Background, ProcessError> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(ProcessError::Daemonize)?;
     let (mut read_end, write_end) = pipe().map_err(ProcessError::Daemonize)?;
     // SAFETY: the process has one thread, so the child's memory is consistent.
     match unsafe { libc::fork() } {
@@ -73,7 +76,7 @@ pub fn daemonize() -> Result<Background, ProcessError> {
         0 => {
             // SAFETY: setsid takes no arguments; it cannot fail in a new child.
             unsafe { libc::setsid() };
-            Ok(Background { parent: write_end })
+            Ok(Background { parent: write_end, null })
         }
         _ => {
             drop(write_end);
@@ -89,12 +92,11 @@ impl Background {
     /// Lets the parent exit with status 0 and turns the standard descriptors to `/dev/null`.
     ///
     /// # Errors
-    /// `/dev/null` cannot be opened.
+    /// The system refused a descriptor, or the parent is gone.
     pub fn detach(mut self) -> Result<(), ProcessError> {
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(ProcessError::Daemonize)?;
         for standard in 0..=2 {
             // SAFETY: both are descriptor numbers; the target is replaced.
-            if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
+            if unsafe { libc::dup2(self.null.as_raw_fd(), standard) } < 0 {
                 return Err(ProcessError::Daemonize(io::Error::last_os_error()));
             }
         }
