@@ -155,7 +155,8 @@ pub trait Host {
     /// Nothing there, or an ICMP error is to be fetched by [`Host::rejection`].
     fn receive_from(&mut self, id: SocketId, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)>;
 
-    /// Sends a datagram. `hops` is its TTL or hop limit; none means the system's own.
+    /// Sends a datagram. `hops` is its TTL or hop limit; none says that it does not matter, for
+    /// the datagram stays on the host or is the NAT's own.
     ///
     /// # Errors
     /// No route, too long, no room, or an ICMP error is to be fetched by [`Host::rejection`].

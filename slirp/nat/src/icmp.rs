@@ -202,7 +202,11 @@ impl Pings {
         let flow = self.flows.get_mut(place)?;
         flow.listed = false;
         let guest = flow.guest;
-        let mac = env.neighbours.get(guest)?;
+        let Some(mac) = env.neighbours.get(guest) else {
+            env.ask(guest);
+            flow.listed = env.neighbours.wait(guest, Ready::Ping(place));
+            return None;
+        };
         let (len, from) = match env.host.receive_from(id(place), &mut env.datagram) {
             Ok(received) => received,
             Err(_) => return None,
@@ -241,6 +245,7 @@ impl Pings {
             return env.timers.arm(Timer::Ping(place), &mut flow.armed, until);
         }
         let key = (flow.guest.into(), flow.ident);
+        env.neighbours.forget(Ready::Ping(place));
         self.flows.remove(place);
         self.by_key.remove(&key);
         env.host.close(id(place));

@@ -7,10 +7,11 @@
 //! Documented in: socket(7), tcp(7), udp(7), icmp(7); ip(7) and ipv6(7) for `IP_RECVERR` and `IPV6_RECVERR`, by which a
 //! socket that is not connected learns of ICMP errors; resolv.conf(5).
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -477,16 +478,35 @@ impl ResolvConf {
     }
 }
 
-/// The `nameserver` lines. Addresses with a scope (`fe80::1%eth0`) are passed over.
+/// The `nameserver` lines. A link-local address names its interface (`fe80::1%eth0`); one that is not there is passed over.
 fn parse_resolv_conf(text: &str) -> Vec<SocketAddr> {
     let addresses = text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next()) {
-            (Some("nameserver"), Some(address)) => address.parse::<IpAddr>().ok(),
+            (Some("nameserver"), Some(address)) => server_address(address),
             _ => None,
         }
     });
-    addresses.take(MAX_RESOLVERS).map(|address| SocketAddr::new(address, crate::dns::PORT)).collect()
+    addresses.take(MAX_RESOLVERS).collect()
+}
+
+fn server_address(text: &str) -> Option<SocketAddr> {
+    const PORT: u16 = crate::dns::PORT;
+    match text.split_once('%') {
+        None => Some(SocketAddr::new(text.parse().ok()?, PORT)),
+        Some((address, interface)) => {
+            let scope = interface.parse().ok().or_else(|| interface_index(interface))?;
+            Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into())
+        }
+    }
+}
+
+/// The number of a network interface.
+fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name ends with a zero and outlives the call, which only reads it.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
 }
 
 #[cfg(test)]
@@ -505,6 +525,9 @@ mod tests {
         assert_eq!(file.servers(), ["192.0.2.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
         fs::write(&path, "nameserver 192.0.2.2\n").unwrap();
         assert_eq!(file.servers(), ["192.0.2.2:53".parse().unwrap()]);
+        fs::write(&path, "nameserver fe80::1%lo\nnameserver fe80::2%7\nnameserver fe80::3%nowhere0\n").unwrap();
+        let on = |address: &str, scope| SocketAddrV6::new(address.parse().unwrap(), 53, 0, scope).into();
+        assert_eq!(file.servers(), [on("fe80::1", 1), on("fe80::2", 7)]);
         fs::remove_file(&path).unwrap();
         assert!(file.servers().is_empty());
     }

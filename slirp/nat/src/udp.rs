@@ -175,7 +175,12 @@ impl Udp {
         let flow = self.flows.get_mut(place)?;
         flow.listed = false;
         let guest = flow.guest;
-        let mac = env.neighbours.get(guest.ip())?;
+        let Some(mac) = env.neighbours.get(guest.ip()) else {
+            // The datagrams wait in the socket, as with a forwarding rule.
+            env.ask(guest.ip());
+            flow.listed = env.neighbours.wait(guest.ip(), Ready::Udp(place));
+            return None;
+        };
         match env.host.receive_from(id(place), &mut out[payload_at(guest)..]) {
             Ok((len, from)) => {
                 env.list(Ready::Udp(place), &mut flow.listed);
@@ -241,6 +246,7 @@ impl Udp {
             return env.timers.arm(Timer::Udp(place), &mut flow.armed, until);
         }
         let guest = flow.guest;
+        env.neighbours.forget(Ready::Udp(place));
         self.flows.remove(place);
         self.by_guest.remove(&guest);
         env.host.close(id(place));
