@@ -2,13 +2,13 @@
 //! per identity association, for those that ask for one.
 //!
 //! # Theory of operation
-//! A lease is `free`, `offered` (for a minute) or `bound` (for the lease time), each to one association: a client's DUID and
-//! the number that the client gave it. SOLICIT offers the address that the association had, or asks for, or the first free
-//! one, and binds it at once if the client wishes so (rapid commit); REQUEST, RENEW and REBIND bind; RELEASE and DECLINE
-//! free. An address that the client names and cannot have is answered with a lifetime of 0.
+//! A lease is `free`, `offered` (for a minute) or `bound` (for the lease time), each to one association: a client's
+//! DUID and the number that the client gave it. SOLICIT offers the address that the association had, or asks for, or the
+//! first free one, and binds it at once if the client wishes so (rapid commit); REQUEST, RENEW and REBIND bind; RELEASE
+//! and DECLINE free. An address that the client names and cannot have is answered with a lifetime of 0.
 //!
-//! Servers are addressed through their group only (§16). Every answer carries the name server (RFC 3646), unless the guests
-//! are restricted, and the domains to search.
+//! Servers are addressed through their group only (§16). Every answer carries the name server (RFC 3646), unless the
+//! guests are restricted, and the domains to search.
 
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
@@ -332,7 +332,8 @@ fn put_settings<H>(env: &Env<H>, net: &Ipv6, answer: &mut Vec<u8>) {
     }
 }
 
-/// Adds an association with what is in it. When to renew it: after half its time, and after four fifths of anyone (§14.2).
+/// Adds an association with what is in it. It is to be renewed after half its time, and after four fifths by anyone
+/// (§14.2).
 fn put_association(answer: &mut Vec<u8>, number: [u8; 4], options: &[u8]) {
     let seconds = LEASE_TIME.as_secs() as u32;
     let times = [(seconds / 2).to_be_bytes(), (seconds / 5 * 4).to_be_bytes()].concat();

@@ -1,9 +1,9 @@
 //! What every protocol of the core works with: the settings, the host, the clock, and the ways to the guest.
 //!
-//! Two ways lead to the guest. Answers made of nothing but their question (ARP, NDP, DHCP, ICMP, resets) are queued, within
-//! bounds, and the queue's overflow is a counted drop. Whoever has data waiting in a host socket or a TCP ring is put
-//! on the *ready list* instead, and makes one frame each time the owner has a slot for it: the data stay where they are
-//! until then, so a slow guest slows its peers down and costs no memory.
+//! Two ways lead to the guest. Answers made of nothing but their question (ARP, NDP, DHCP, ICMP, resets) are queued,
+//! within bounds, and the queue's overflow is a counted drop. Whoever has data waiting in a host socket or a TCP ring
+//! is put on the *ready list* instead, and makes one frame each time the owner has a slot for it: the data stay where they
+//! are until then, so a slow guest slows its peers down and costs no memory.
 //!
 //! Invariant: an entry of the ready list appears there once; its owner remembers that it is listed.
 

@@ -96,7 +96,7 @@ pub struct Rejection {
     pub icmp_type: u8,
     /// ICMP code.
     pub icmp_code: u8,
-    /// The next hop's MTU in bytes, if the error says that the packet was too big; else what the error has in its place.
+    /// The next hop's MTU in bytes, if the packet was too big; else what the error has in its place.
     pub info: u32,
     /// The beginning of what was sent, as far as the error quotes it.
     pub quote: Vec<u8>,

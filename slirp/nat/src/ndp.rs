@@ -5,12 +5,12 @@
 //! # What is advertised, and when
 //! A guest that asks is answered. The first frame of a guest, and the first after an hour, is followed by an
 //! advertisement for all, so that guests which were there before the NAT need not ask, and what they know does not age
-//! while they talk. There is no timer: a router that advertises itself to sleeping guests would wake them and us. In return
-//! the lifetimes are long; the router's is the longest there is, 18 hours.
+//! while they talk. There is no timer: a router that advertises itself to sleeping guests would wake them and us. In
+//! return the lifetimes are long; the router's is the longest there is, 18 hours.
 //!
 //! Of the two flags for DHCPv6, *other* is always set: it has the domains and, for those that look there only, the name
-//! server. *Managed* is set only if guests cannot make up an address, for the prefix is not 64 bits long: where they can,
-//! it would give each a second address to no use. Who asks for a lease gets one in any case.
+//! server. *Managed* is set only if guests cannot make up an address, for the prefix is not 64 bits long: where they
+//! can, it would give each a second address to no use. Who asks for a lease gets one in any case.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};

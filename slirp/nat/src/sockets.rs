@@ -478,7 +478,8 @@ impl ResolvConf {
     }
 }
 
-/// The `nameserver` lines. A link-local address names its interface (`fe80::1%eth0`); one that is not there is passed over.
+/// The `nameserver` lines. A link-local address names its interface (`fe80::1%eth0`); if that is not there, it is passed
+/// over.
 fn parse_resolv_conf(text: &str) -> Vec<SocketAddr> {
     let addresses = text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
