@@ -79,10 +79,12 @@ pub(crate) enum Unreachable {
 }
 
 impl Unreachable {
-    /// What an error of the host's says.
-    pub(crate) fn of(errno: i32) -> Option<Self> {
+    /// What an error of the host's says about a way in this family.
+    pub(crate) fn of(errno: i32, family: Family) -> Option<Self> {
         match errno {
-            libc::ENETUNREACH | libc::ENETDOWN => Some(Self::Network),
+            libc::ENETUNREACH | libc::ENETDOWN | libc::EAFNOSUPPORT => Some(Self::Network),
+            // A host with IPv6 switched off has no address to send from.
+            libc::EADDRNOTAVAIL if family == Family::V6 => Some(Self::Network),
             libc::EHOSTUNREACH | libc::EHOSTDOWN => Some(Self::Host),
             libc::EACCES | libc::EPERM => Some(Self::Prohibited),
             _ => None,
@@ -387,7 +389,7 @@ pub(crate) fn refuse<H>(env: &mut Env<H>, ip: &Ip<'_>, error: &io::Error) -> Dro
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => return DropReason::Limit,
         Some(code) => {
-            if let Some(why) = Unreachable::of(code) {
+            if let Some(why) = Unreachable::of(code, Family::of(ip.from)) {
                 unreachable(env, ip, why);
             }
         }

@@ -90,12 +90,15 @@ fn connections_are_made_refused_and_told_unreachable() {
     assert_eq!(lab.host().connection().to, Some(to(REMOTE6, 80)));
     let refused = connect(&mut lab, REMOTE6, 81);
     assert_eq!(lab.guest.tcp(refused).state(), State::Closed);
-    connect(&mut lab, REMOTE6, 83);
-    let (protocol, from, _, message) = parse_any(&lab.guest.others.pop_front().unwrap());
-    assert_eq!((protocol, from, message[0], message[1]), (wire::ICMPV6, GATEWAY6.into(), 1, 0));
-    let quoted = etherparse::PacketHeaders::from_ip_slice(&message[8..]).unwrap();
-    assert_eq!(quoted.transport.unwrap().tcp().unwrap().destination_port, 83);
-    assert_eq!(wire::transport_sum(from, GUEST6, wire::ICMPV6, &message), 0xffff);
+    // No route; and no address to send from, on a host that has IPv6 switched off.
+    for port in [83, 84] {
+        connect(&mut lab, REMOTE6, port);
+        let (protocol, from, _, message) = parse_any(&lab.guest.others.pop_front().unwrap());
+        assert_eq!((protocol, from, message[0], message[1]), (wire::ICMPV6, GATEWAY6.into(), 1, 0));
+        let quoted = etherparse::PacketHeaders::from_ip_slice(&message[8..]).unwrap();
+        assert_eq!(quoted.transport.unwrap().tcp().unwrap().destination_port, port);
+        assert_eq!(wire::transport_sum(from, GUEST6, wire::ICMPV6, &message), 0xffff);
+    }
 }
 
 #[test]
@@ -600,4 +603,48 @@ fn a_hundred_thousand_hostile_frames_cost_drops_and_nothing_else() {
     lab.step();
     lab.exchange(neighbour_solicitation(GUEST6, GATEWAY6));
     assert!(!lab.exchange(echo_request(GATEWAY6, 5, b"alive")).is_empty());
+}
+
+/// SYNs with options of any sort, and what comes out behind them: every frame is one that the guest's card can cut.
+#[test]
+fn hostile_options_never_make_a_frame_that_cannot_be_cut() {
+    let mut random = Random::new(44);
+    for _ in 0..2000 {
+        let mut lab = Lab::new();
+        lab.nat.accept(Offloads::ALL);
+        let mut options: Vec<u8> = match random.next() % 3 {
+            0 => vec![2, 4, random.next() as u8, random.next() as u8],
+            1 => vec![2, 4, 0, random.next() as u8, 3, 3, random.next() as u8, 1],
+            _ => (0..random.next() % 40).map(|_| random.next() as u8 % 10).collect(),
+        };
+        options.resize(options.len().next_multiple_of(4), 0);
+        let syn = packet(REMOTE6, wire::TCP, &segment(1000, 0, 2, &options, b""));
+        lab.nat.input(lab.now, &VERIFIED, &syn);
+        while let Some(readiness) = lab.host().events.pop_front() {
+            lab.nat.ready(lab.now, readiness);
+        }
+        let Some((_, frame)) = lab.nat.output(lab.now) else { continue };
+        let answer = parse_any(frame).3;
+        let sequence = u32::from_be_bytes(answer[4..8].try_into().unwrap()).wrapping_add(1);
+        let hole = [&[1, 1, 5, 10][..], &2000u32.to_be_bytes(), &3000u32.to_be_bytes()].concat();
+        for (options, at) in [(&[][..], 1001), (&hole, 5001)] {
+            let data = packet(REMOTE6, wire::TCP, &segment(at, sequence, 0x10, options, &[1; 100]));
+            lab.nat.input(lab.now, &VERIFIED, &data);
+        }
+        lab.nat.flush();
+        for id in lab.host().open_ids() {
+            lab.host().connection().inbound = pattern(70_000).into();
+            lab.nat.ready(lab.now, readiness(id));
+        }
+        while let Some((header, frame)) = lab.nat.output(lab.now) {
+            header.check(frame.len()).unwrap();
+            let len = Ip::parse(&frame[14..]).unwrap().payload.len() - usize::from(frame[66] >> 4) * 4;
+            if header.gso_type == GsoType::None {
+                assert!(frame.len() <= 1514, "{}", frame.len());
+            } else {
+                let size = usize::from(header.gso_size);
+                assert!(size >= 8 && size < len && usize::from(header.hdr_len) + size <= 1514, "{header:?} {len}");
+            }
+        }
+    }
 }

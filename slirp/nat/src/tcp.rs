@@ -767,16 +767,17 @@ fn refuse<H: Host>(
     segment: &Segment,
     error: &io::Error,
 ) -> Result<(), DropReason> {
-    match error.raw_os_error() {
-        Some(libc::ETIMEDOUT) => return Ok(()),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EAGAIN) => {
+    let Some(code) = error.raw_os_error() else {
+        reset(env, key, segment);
+        return Ok(());
+    };
+    match (Unreachable::of(code, Family::of(ip.from)), code) {
+        (Some(why), _) => icmp::unreachable(env, ip, why),
+        (_, libc::ETIMEDOUT) => {}
+        (_, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EAGAIN) => {
             return Err(DropReason::Limit);
         }
-        Some(code) => match Unreachable::of(code) {
-            Some(why) => icmp::unreachable(env, ip, why),
-            None => reset(env, key, segment),
-        },
-        None => reset(env, key, segment),
+        _ => reset(env, key, segment),
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! For the tests: a guest with smoltcp as its TCP, a model of the operating system, and a lab that joins them.
 //!
-//! The model's peers are told by their port: 80 takes connections, 81 refuses, 82 is silent, 83 has no route, and a
-//! datagram to port 9 comes back as "port unreachable". Time in a [`Lab`] is what the test says it is.
+//! The model's peers are told by their port: 80 takes connections, 81 refuses, 82 is silent, 83 has no route, for 84 the
+//! host has no address, and a datagram to port 9 comes back as "port unreachable". Time in a [`Lab`] is what the test
+//! says it is.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -372,6 +373,7 @@ impl Host for Model {
             81 => connection.refused = Some(libc::ECONNREFUSED),
             82 => {}
             83 => return errno(libc::ENETUNREACH),
+            84 => return errno(libc::EADDRNOTAVAIL),
             _ => connection.established = true,
         }
         if to.port() != 82 {
