@@ -16,6 +16,7 @@ use link::{DropCounts, DropReason, MacAddr, Offloads, VnetHeader};
 use crate::arp;
 use crate::config::Config;
 use crate::ends::Address;
+use crate::icmp;
 use crate::ndp;
 use crate::timers::Timers;
 use crate::wire::{self, ETHERNET, Fragment, IpHeader, UDP, UDP_PROTOCOL};
@@ -54,6 +55,8 @@ pub(crate) struct Env<H> {
     pub timers: Timers,
     pub neighbours: Neighbours,
     pub drops: DropCounts,
+    /// The ICMP errors that guests may still be told of.
+    pub errors: icmp::Budget,
     pub random: Random,
     /// The identification of the next packet that is cut into fragments (RFC 6864).
     pub next_ident: u32,
@@ -75,6 +78,7 @@ impl<H> Env<H> {
             timers: Timers::default(),
             neighbours: Neighbours::default(),
             drops: DropCounts::default(),
+            errors: icmp::Budget::new(now),
             random,
             next_ident,
             datagram: vec![0; 65536],

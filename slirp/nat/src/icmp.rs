@@ -110,6 +110,33 @@ const MAX_FLOWS: usize = 256;
 /// How long an identifier stays in use without a packet (RFC 5508 REQ-2: at least 60 s).
 const IDLE: Duration = Duration::from_secs(60);
 
+/// Errors that guests are told of in a second, or at once.
+const ERRORS: u32 = 1000;
+
+/// How many errors may be told of now: RFC 4443 §2.4(f) and RFC 1812 §4.3.2.8 ask for a limit.
+pub(crate) struct Budget {
+    left: u32,
+    counted: Instant,
+}
+
+impl Budget {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { left: ERRORS, counted: now }
+    }
+
+    /// Takes one, if there is one left. In each millisecond one comes back.
+    fn take(&mut self, now: Instant) -> bool {
+        let back = now.saturating_duration_since(self.counted).as_millis().min(ERRORS.into()) as u32;
+        if back > 0 {
+            self.left = (self.left + back).min(ERRORS);
+            self.counted = now;
+        }
+        let any = self.left > 0;
+        self.left -= u32::from(any);
+        any
+    }
+}
+
 /// The guests' echo requests under way.
 #[derive(Default)]
 pub(crate) struct Pings {
@@ -369,7 +396,7 @@ impl<'a> Offender<'a> {
 /// the pointer of "parameter problem", else 0.
 fn error<H>(env: &mut Env<H>, from: IpAddr, guest: IpAddr, type_code: [u8; 2], info: u32, about: Offender<'_>) {
     // RFC 1122 §3.2.2, RFC 4443 §2.4(e): no error about a packet that was for many.
-    if env.is_for_many(about.to) {
+    if env.is_for_many(about.to) || !env.errors.take(env.now) {
         return;
     }
     let Some(mac) = env.neighbours.get(guest) else { return };

@@ -418,6 +418,21 @@ fn the_gateway_is_one_hop_on_the_way() {
 }
 
 #[test]
+fn a_guest_is_told_of_a_thousand_errors_a_second_at_most() {
+    let mut lab = Lab::new();
+    let mut told = |after: Duration| {
+        lab.now += after;
+        let mut told = 0;
+        for _ in 0..1200 {
+            lab.nat.input(lab.now, &VnetHeader::WHOLE, &with_hops(REMOTE6.into(), 1)[0]);
+            told += usize::from(lab.nat.output(lab.now).is_some());
+        }
+        told
+    };
+    assert_eq!([Duration::ZERO, 100 * SECOND / 1000, 9 * SECOND].map(&mut told), [1000, 100, 1000]);
+}
+
+#[test]
 fn errors_from_the_way_reach_the_guest_with_what_it_sent() {
     for (remote, by, exceeded, too_big) in
         [(IpAddr::from(REMOTE), "198.51.100.1", (11, 0), (3, 4)), (REMOTE6.into(), "2001:db8::1", (3, 0), (2, 0))]

@@ -105,7 +105,7 @@ impl Ndp {
                 let source = link_address(options, option::SOURCE)?;
                 check_sender(frame, from, source)?;
                 // RFC 4861 §7.1.1: who has no address yet asks the group of the one it wants.
-                if target.is_multicast() || from.is_unspecified() && !is_group_of(to, target) {
+                if target.is_multicast() || from.is_unspecified() && to != group_of(target) {
                     return Err(DropReason::Malformed);
                 }
                 if env.is_own(target.into()) {
@@ -198,9 +198,12 @@ fn put_advertisement<H>(env: &mut Env<H>, net: &Ipv6, mac: MacAddr, to: Ipv6Addr
     queue(env, mac, from, to, message);
 }
 
-/// Adds the domains to search, as many as the MTU has room for (RFC 8106 §5.2).
+/// Adds the domains to search, as many as the MTU and one option have room for (RFC 8106 §5.2).
 fn put_search_list(message: &mut Vec<u8>, config: &Config) {
-    let room = usize::from(config.mtu) - wire::IPV6 - message.len() - 16;
+    const HEADER: usize = 8;
+    // An option's length is counted in one byte, in units of eight.
+    const LONGEST: usize = 255 * 8 - HEADER;
+    let room = LONGEST.min(usize::from(config.mtu) - wire::IPV6 - message.len() - 2 * HEADER);
     let mut list = Vec::new();
     for name in search_list(config) {
         let before = list.len();
@@ -214,7 +217,7 @@ fn put_search_list(message: &mut Vec<u8>, config: &Config) {
         return;
     }
     list.resize(list.len().next_multiple_of(8), 0);
-    message.extend([option::DNSSL, (list.len() / 8 + 1) as u8, 0, 0]);
+    message.extend([option::DNSSL, ((HEADER + list.len()) / 8) as u8, 0, 0]);
     message.extend(u32::from(ROUTER_LIFETIME).to_be_bytes());
     message.extend(list);
 }
@@ -260,10 +263,6 @@ fn check_sender(frame: &Ethernet<'_>, from: Ipv6Addr, named: Option<MacAddr>) ->
 fn group_of(address: Ipv6Addr) -> Ipv6Addr {
     const PREFIX: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0);
     Ipv6Addr::from_bits(PREFIX.to_bits() | address.to_bits() & 0xff_ffff)
-}
-
-fn is_group_of(group: Ipv6Addr, address: Ipv6Addr) -> bool {
-    group == group_of(address)
 }
 
 fn put_link_address(message: &mut Vec<u8>, option: u8, mac: MacAddr) {

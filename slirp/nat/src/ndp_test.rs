@@ -130,9 +130,12 @@ fn advertisements_follow_the_settings() {
     assert_eq!((managed[5], prefix[0], prefix[1]), (0xc0, 80, 0x80), "nobody can make up an address");
     assert_eq!(option(&managed, 5).unwrap(), [0, 0, 0, 0, 0x23, 0x28]);
     let long = "x".repeat(60);
-    let search = (0..100).map(|i| format!("{long}.{i}").parse().unwrap()).collect();
-    let crowded = advertisement(Config { search, ..Config::default() });
-    assert!(crowded.len() > 1000 && crowded.len() <= 1460, "{}", crowded.len());
+    for (mtu, longest) in [(1500, 1460), (65521, 88 + 255 * 8)] {
+        let search = (0..100).map(|i| format!("{long}.{i}").parse().unwrap()).collect();
+        let crowded = advertisement(Config { search, mtu, ..Config::default() });
+        assert!((longest - 72..=longest).contains(&crowded.len()), "{}", crowded.len());
+        assert!(option(&crowded, 31).unwrap().len() > 1000);
+    }
 }
 
 #[test]
