@@ -275,11 +275,9 @@ impl<'a> Ip<'a> {
             }
             let (len, value) = tail.split_first().ok_or(DropReason::Malformed)?;
             let behind = value.get(usize::from(*len)..).ok_or(DropReason::Malformed)?;
-            let multicast = self.to.is_multicast();
             match kind >> 6 {
                 0 => {}
                 1 => return Err(DropReason::Unserved.into()),
-                3 if multicast => return Err(DropReason::Unserved.into()),
                 _ => return Err(self.problem(UNKNOWN_OPTION, self.payload_at() - rest.len())),
             }
             rest = behind;
