@@ -33,7 +33,7 @@ pub(crate) fn input<H>(env: &mut Env<H>, frame: &Ethernet<'_>) -> Result<(), Dro
     if env.is_guest(from) {
         env.neighbours.learn(from, sender, &mut env.ready);
     }
-    let ours = target == env.config.gateway || target == env.config.dns;
+    let ours = env.is_own(target.into());
     match wire::be16(packet, 6) {
         REQUEST if ours && from != target => put(env, REPLY, target, sender, from),
         REQUEST | REPLY => {}

@@ -1,13 +1,15 @@
 //! The NAT's settings as validated plain data: a [`Config`] is taken from a locator before anything is opened.
 //!
 //! Keys and defaults are those of QEMU's `-netdev user` (qemu(1), "Network options"): network 10.0.2.0/24, gateway
-//! .2, name server .3, leases from .15. Two keys are ours: `mtu`, and `host-loopback`, whether the gateway's address
-//! leads to the host's loopback. It is on, as QEMU has it: a guest then reaches every service that listens on 127.0.0.1.
+//! .2, name server .3, leases from .15; and IPv6 in fec0::/64, with ::2 and ::3. Two keys are ours: `mtu`, and
+//! `host-loopback`, whether the gateway's address leads to the host's loopback. It is on, as QEMU has it: a guest then
+//! reaches every service that listens on 127.0.0.1 or ::1.
 //!
-//! Invariant: in a `Config` the gateway, the name server and all leases are different host addresses of the network.
+//! Invariant: in a `Config` the gateway, the name server and all leases are different host addresses of the network, in
+//! each family; and at least one family is on.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::str::FromStr;
 
 use link::{DEFAULT_MTU, Locator, LocatorError, Options};
@@ -85,6 +87,101 @@ impl FromStr for Network {
         }
         let network = Self { address, prefix };
         Ok(Self { address: address & network.mask(), prefix })
+    }
+}
+
+/// Bytes of packet that every link has to carry for IPv6 (RFC 8200 §5).
+const MIN_MTU_IPV6: u16 = 1280;
+
+/// An IPv6 network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network6 {
+    /// Its first address.
+    pub address: Ipv6Addr,
+    /// Bits of the network part, 16 to 120. Guests configure themselves if it is 64 (RFC 4862 §5.5.3).
+    pub prefix: u8,
+}
+
+impl Network6 {
+    fn mask(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(u128::MAX << (128 - u32::from(self.prefix)))
+    }
+
+    /// Whether the address belongs to the network.
+    #[must_use]
+    pub fn contains(self, address: Ipv6Addr) -> bool {
+        address & self.mask() == self.address
+    }
+
+    /// Whether the address is one that a host of this network can have: the first is every router's (RFC 4291 §2.6.1).
+    #[must_use]
+    pub fn is_host(self, address: Ipv6Addr) -> bool {
+        self.contains(address) && address != self.address
+    }
+
+    /// The address with this host part, which is less than 256.
+    fn host(self, host: u8) -> Ipv6Addr {
+        self.address | Ipv6Addr::from_bits(host.into())
+    }
+}
+
+impl fmt::Display for Network6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl FromStr for Network6 {
+    type Err = &'static str;
+
+    /// `fec0::/64`, or `fec0::`, which means /64.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected ADDRESS/PREFIX, as in fec0::/64, with a prefix of 16 to 120";
+        let (address, prefix) = text.split_once('/').unwrap_or((text, "64"));
+        let address: Ipv6Addr = address.parse().map_err(|_| EXPECTED)?;
+        let prefix = prefix.parse().ok().filter(|prefix| (16..=120).contains(prefix)).ok_or(EXPECTED)?;
+        if address.is_multicast() || address.is_unicast_link_local() || address.to_bits() >> 48 == 0 {
+            return Err("no host can have an address of this network");
+        }
+        let network = Self { address, prefix };
+        Ok(Self { address: address & network.mask(), prefix })
+    }
+}
+
+/// The IPv6 side of the guests' network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6 {
+    /// The network.
+    pub network: Network6,
+    /// The NAT's own address.
+    pub gateway: Ipv6Addr,
+    /// The address at which the host's name servers answer.
+    pub dns: Ipv6Addr,
+}
+
+impl Ipv6 {
+    /// QEMU's defaults in a network: the gateway is `::2`, the name server `::3`.
+    #[must_use]
+    pub fn of_network(network: Network6) -> Self {
+        Self { network, gateway: network.host(2), dns: network.host(3) }
+    }
+
+    /// The gateway's address on the link, from which it advertises itself (RFC 4861 §4.2).
+    #[must_use]
+    pub fn link_local(&self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(0xfe80 << 112 | self.gateway.to_bits() & u128::from(u64::MAX))
+    }
+
+    /// The address in lease `number` of DHCPv6, 0 to 15: from `::15` on.
+    #[must_use]
+    pub fn lease(&self, number: u8) -> Ipv6Addr {
+        self.network.host(0x15_u8.saturating_add(number))
+    }
+}
+
+impl Default for Ipv6 {
+    fn default() -> Self {
+        Self::of_network(Network6 { address: Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), prefix: 64 })
     }
 }
 
@@ -166,6 +263,16 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Appends the name in DNS wire form, without compression (RFC 1035 §3.1).
+    pub(crate) fn put_wire(&self, out: &mut Vec<u8>) {
+        for label in self.0.split('.') {
+            // At most 63 bytes.
+            out.push(label.len() as u8);
+            out.extend(label.as_bytes());
+        }
+        out.push(0);
+    }
 }
 
 impl FromStr for Name {
@@ -186,6 +293,10 @@ impl FromStr for Name {
 /// Everything the NAT has to know before it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Whether there is IPv4: without it no ARP and no DHCP either.
+    pub ipv4: bool,
+    /// IPv6, if there is.
+    pub ipv6: Option<Ipv6>,
     /// The guests' network.
     pub network: Network,
     /// The NAT's own address: the guests' router.
@@ -221,6 +332,8 @@ impl Config {
     #[must_use]
     pub fn of_network(network: Network) -> Self {
         Self {
+            ipv4: true,
+            ipv6: Some(Ipv6::default()),
             network,
             gateway: network.host(0x0202),
             dns: network.host(0x0203),
@@ -257,8 +370,8 @@ impl Config {
         }
         config.restrict = options.take_switch("restrict")?.unwrap_or(false);
         config.host_loopback = options.take_switch("host-loopback")?.unwrap_or(true);
-        config.take_families(&mut options)?;
         config.take_mtu(&mut options)?;
+        config.take_families(&mut options)?;
         config.take_forwards(&mut options)?;
         config.check(&options)?;
         options.finish()?;
@@ -277,13 +390,41 @@ impl Config {
         Ipv4Addr::from_bits(self.dhcp_start.to_bits().wrapping_add(u32::from(number)))
     }
 
-    fn take_families(&self, options: &mut Options) -> Result<(), LocatorError> {
-        if options.take_switch("ipv4")? == Some(false) {
-            return Err(options.bad_value("ipv4", "off", &"there is no IPv6 yet, so nothing would be left"));
+    fn take_families(&mut self, options: &mut Options) -> Result<(), LocatorError> {
+        self.ipv4 = options.take_switch("ipv4")?.unwrap_or(true);
+        let wanted = options.take_switch("ipv6")?;
+        let net = take_net6(options)?;
+        let host = options.take_parsed::<Ipv6Addr>("ipv6-host")?;
+        let dns = options.take_parsed::<Ipv6Addr>("ipv6-dns")?;
+        let fits = self.mtu >= MIN_MTU_IPV6;
+        if wanted == Some(true) && !fits {
+            return Err(options.bad_value("ipv6", "on", &format!("IPv6 needs an mtu of {MIN_MTU_IPV6} or more")));
         }
-        if options.take_switch("ipv6")? == Some(true) {
-            return Err(options.bad_value("ipv6", "on", &"IPv6 is not there yet"));
+        if !self.ipv4 && (wanted == Some(false) || !fits) {
+            return Err(options.bad_value("ipv4", "off", &"IPv6 is off too, so nothing would be left"));
         }
+        self.ipv6 = None;
+        if !wanted.unwrap_or(fits) {
+            return Ok(());
+        }
+        let mut ipv6 = net.map_or_else(Ipv6::default, Ipv6::of_network);
+        for (key, address, place) in [("ipv6-host", host, &mut ipv6.gateway), ("ipv6-dns", dns, &mut ipv6.dns)] {
+            let Some(address) = address else { continue };
+            if !ipv6.network.is_host(address) {
+                let why = format!("not a host address of {}", ipv6.network);
+                return Err(options.bad_value(key, &address.to_string(), &why));
+            }
+            *place = address;
+        }
+        if ipv6.gateway == ipv6.dns {
+            return Err(options.bad_value("ipv6-dns", &ipv6.dns.to_string(), &"this is the address of ipv6-host"));
+        }
+        for (key, address) in [("ipv6-host", ipv6.gateway), ("ipv6-dns", ipv6.dns)] {
+            if (ipv6.lease(0)..=ipv6.lease(LEASES - 1)).contains(&address) {
+                return Err(options.bad_value(key, &address.to_string(), &"DHCPv6 hands this address out"));
+            }
+        }
+        self.ipv6 = Some(ipv6);
         Ok(())
     }
 
@@ -299,6 +440,9 @@ impl Config {
     fn take_forwards(&mut self, options: &mut Options) -> Result<(), LocatorError> {
         for text in options.take_all("hostfwd") {
             let forward: Forward = text.parse().map_err(|why: String| options.bad_value("hostfwd", &text, &why))?;
+            if !self.ipv4 {
+                return Err(options.bad_value("hostfwd", &text, &"rules lead to IPv4 addresses, and ipv4 is off"));
+            }
             if forward.guest.0.is_some_and(|guest| !self.network.is_host(guest)) {
                 let why = format!("the guest's address is not in {}", self.network);
                 return Err(options.bad_value("hostfwd", &text, &why));
@@ -330,12 +474,20 @@ fn take_host(options: &mut Options, key: &str, network: Network) -> Result<Optio
     Ok(Some(address))
 }
 
-/// The IPv4 address of a socket address: IPv4 itself, or mapped into IPv6.
-pub(crate) fn ipv4_of(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(address) => address.to_ipv4_mapped(),
+/// QEMU's two spellings of the IPv6 network: `ipv6-net`, or `ipv6-prefix` with `ipv6-prefixlen`.
+fn take_net6(options: &mut Options) -> Result<Option<Network6>, LocatorError> {
+    let net = options.take_parsed::<Network6>("ipv6-net")?;
+    let prefix = options.take_parsed::<Ipv6Addr>("ipv6-prefix")?;
+    let len = options.take_parsed::<u8>("ipv6-prefixlen")?;
+    if prefix.is_none() && len.is_none() {
+        return Ok(net);
     }
+    let default = Ipv6::default().network;
+    let text = format!("{}/{}", prefix.unwrap_or(default.address), len.unwrap_or(default.prefix));
+    if net.is_some() {
+        return Err(options.bad_value("ipv6-prefix", &text, &"ipv6-net says the same"));
+    }
+    text.parse().map(Some).map_err(|why| options.bad_value("ipv6-prefix", &text, &why))
 }
 
 #[cfg(test)]
@@ -382,6 +534,24 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_has_qemus_keys_and_defaults() {
+        let of =
+            |text| config(text).unwrap().ipv6.map(|ipv6| format!("{} {} {}", ipv6.network, ipv6.gateway, ipv6.dns));
+        assert_eq!(of("user").unwrap(), "fec0::/64 fec0::2 fec0::3");
+        assert_eq!(of("user,ipv6-net=fd00:1::/48").unwrap(), "fd00:1::/48 fd00:1::2 fd00:1::3");
+        assert_eq!(of("user,ipv6-prefix=fd00:1::,ipv6-prefixlen=96").unwrap(), "fd00:1::/96 fd00:1::2 fd00:1::3");
+        assert_eq!(of("user,ipv6-prefix=fd00:1::7").unwrap(), "fd00:1::/64 fd00:1::2 fd00:1::3");
+        let both = "user,ipv6=on,ipv4=off,ipv6-host=fec0::99,ipv6-dns=fec0::9";
+        assert_eq!(of(both).unwrap(), "fec0::/64 fec0::99 fec0::9");
+        assert!(!config(both).unwrap().ipv4);
+        let ipv6 = config(both).unwrap().ipv6.unwrap();
+        assert_eq!((ipv6.link_local(), ipv6.lease(15)), ("fe80::99".parse().unwrap(), "fec0::24".parse().unwrap()));
+        for off in ["user,ipv6=off", "user,ipv6=off,ipv6-host=fec0::9", "user,mtu=1279"] {
+            assert_eq!(of(off), None, "{off}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_and_named() {
         for (text, part) in [
             ("user,nett=10.0.2.0/24", "unknown option 'nett'"),
@@ -391,7 +561,19 @@ mod tests {
             ("user,dns=10.0.2.2", "address of host"),
             ("user,dhcpstart=10.0.2.250", "dhcpstart=10.0.2.250"),
             ("user,host=10.0.2.16", "dhcpstart"),
-            ("user,ipv6=on", "IPv6 is not there yet"),
+            ("user,ipv4=off,ipv6=off", "nothing would be left"),
+            ("user,ipv4=off,mtu=1000", "nothing would be left"),
+            ("user,ipv6=on,mtu=1000", "ipv6=on"),
+            ("user,ipv6-net=fec0::/8", "ipv6-net=fec0::/8"),
+            ("user,ipv6-net=fe80::/64", "no host can have an address"),
+            ("user,ipv6-net=10.0.2.0/24", "ipv6-net=10.0.2.0/24"),
+            ("user,ipv6-net=fd00::/64,ipv6-prefix=fd00::", "ipv6-net says the same"),
+            ("user,ipv6-prefixlen=121", "ipv6-prefix=fec0::/121"),
+            ("user,ipv6-host=fd00::2", "not a host address of fec0::/64"),
+            ("user,ipv6-host=fec0::", "ipv6-host=fec0::"),
+            ("user,ipv6-dns=fec0::2", "address of ipv6-host"),
+            ("user,ipv6-dns=fec0::20", "DHCPv6 hands this address out"),
+            ("user,ipv4=off,hostfwd=tcp::22-:22", "ipv4 is off"),
             ("user,mtu=100", "mtu=100"),
             ("user,hostname=a b", "hostname=a b"),
             ("user,hostfwd=tcp:22-22", "hostfwd=tcp:22-22"),

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use link::DropReason;
@@ -44,11 +44,11 @@ const REFUSED: u8 = 5;
 #[derive(Default)]
 pub(crate) struct Dns {
     queries: Slab<Query>,
-    by_key: HashMap<(SocketAddrV4, u16), u32>,
+    by_key: HashMap<(SocketAddr, u16), u32>,
 }
 
 struct Query {
-    guest: SocketAddrV4,
+    guest: SocketAddr,
     /// The guest's identifier.
     ident: u16,
     /// The question with our identifier.
@@ -64,7 +64,7 @@ impl Dns {
     pub(crate) fn input<H: Host>(
         &mut self,
         env: &mut Env<H>,
-        guest: SocketAddrV4,
+        guest: SocketAddr,
         payload: &[u8],
     ) -> Result<(), DropReason> {
         let header: &[u8; HEADER] = payload.first_chunk().ok_or(DropReason::Malformed)?;
@@ -138,7 +138,7 @@ impl Dns {
             let asked = env
                 .host
                 .datagram(id(place), Datagram::Connected(server))
-                .and_then(|_| env.host.send_to(id(place), &query.question, server));
+                .and_then(|_| env.host.send_to(id(place), &query.question, server, None));
             match asked {
                 Ok(()) => {
                     // The patience with the former server must not cut this one's short.
@@ -176,8 +176,8 @@ fn id(place: u32) -> SocketId {
     SocketId { kind: Kind::Dns, index: place }
 }
 
-fn reply<H>(env: &mut Env<H>, guest: SocketAddrV4, message: &[u8]) {
-    let Some(mac) = env.neighbours.get(*guest.ip()) else { return };
-    let from = (env.config.dns, PORT);
-    env.queue_datagram(mac, from, (*guest.ip(), guest.port()), message);
+fn reply<H>(env: &mut Env<H>, guest: SocketAddr, message: &[u8]) {
+    let Some(mac) = env.neighbours.get(guest.ip()) else { return };
+    let from = (env.name_server(guest.ip()), PORT);
+    env.queue_datagram(mac, from, (guest.ip(), guest.port()), message);
 }

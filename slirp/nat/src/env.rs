@@ -1,21 +1,25 @@
 //! What every protocol of the core works with: the settings, the host, the clock, and the ways to the guest.
 //!
-//! Two ways lead to the guest. Answers made of nothing but their question (ARP, DHCP, ICMP, resets) are queued, within
-//! bounds, and the queue's overflow is a counted drop. Whoever has data waiting in a host socket or a TCP ring is put
-//! on the *ready list* instead, and makes one frame each time the owner has a slot for it: the data stay where they are
-//! until then, so a slow guest slows its peers down and costs no memory.
+//! Two ways lead to the guest. Answers made of nothing but their question (ARP, NDP, DHCP, ICMP, resets) are queued,
+//! within bounds, and the queue's overflow is a counted drop. Whoever has data waiting in a host socket or a TCP ring
+//! is put on the *ready list* instead, and makes one frame each time the owner has a slot for it: the data stay where they
+//! are until then, so a slow guest slows its peers down and costs no memory.
 //!
 //! Invariant: an entry of the ready list appears there once; its owner remembers that it is listed.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use link::{DropCounts, DropReason, MacAddr, Offloads, VnetHeader};
 
+use crate::arp;
 use crate::config::Config;
+use crate::ends::Address;
+use crate::icmp;
+use crate::ndp;
 use crate::timers::Timers;
-use crate::wire::{self, ETHERNET, ETHERTYPE_IPV4, IPV4, Ipv4Header, UDP, UDP_PROTOCOL};
+use crate::wire::{self, ETHERNET, Fragment, IpHeader, UDP, UDP_PROTOCOL};
 
 /// Frames that wait for a slot before the next one is dropped.
 const QUEUE_FRAMES: usize = 1024;
@@ -51,17 +55,19 @@ pub(crate) struct Env<H> {
     pub timers: Timers,
     pub neighbours: Neighbours,
     pub drops: DropCounts,
+    /// The ICMP errors that guests may still be told of.
+    pub errors: icmp::Budget,
     pub random: Random,
     /// The identification of the next packet that is cut into fragments (RFC 6864).
-    pub next_ident: u16,
-    /// Room for one datagram from a host socket, as long as IPv4 has them.
+    pub next_ident: u32,
+    /// Room for one datagram from a host socket, as long as IP has them.
     pub datagram: Vec<u8>,
 }
 
 impl<H> Env<H> {
     pub(crate) fn new(config: Config, host: H, seed: u64, now: Instant) -> Self {
         let mut random = Random(seed);
-        let next_ident = random.next() as u16;
+        let next_ident = random.next() as u32;
         Self {
             config,
             host,
@@ -72,6 +78,7 @@ impl<H> Env<H> {
             timers: Timers::default(),
             neighbours: Neighbours::default(),
             drops: DropCounts::default(),
+            errors: icmp::Budget::new(now),
             random,
             next_ident,
             datagram: vec![0; 65536],
@@ -79,19 +86,82 @@ impl<H> Env<H> {
     }
 
     /// Whether a guest can have this address.
-    pub(crate) fn is_guest(&self, address: Ipv4Addr) -> bool {
-        self.config.network.is_host(address) && address != self.config.gateway && address != self.config.dns
+    pub(crate) fn is_guest(&self, address: impl Into<IpAddr>) -> bool {
+        let address = address.into();
+        let in_network = match (address, &self.config.ipv6) {
+            (IpAddr::V4(address), _) => self.config.ipv4 && self.config.network.is_host(address),
+            (IpAddr::V6(address), Some(net)) => net.network.is_host(address) || address.is_unicast_link_local(),
+            (IpAddr::V6(_), None) => false,
+        };
+        in_network && !self.is_own(address)
     }
 
-    /// The Ethernet address that goes with one of the NAT's own: `52:55` and the IPv4 address, as libslirp has it.
-    pub(crate) fn own_mac(address: Ipv4Addr) -> MacAddr {
-        let [a, b, c, d] = address.octets();
-        MacAddr([0x52, 0x55, a, b, c, d])
+    /// Whether this is one of the NAT's own addresses.
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
+        match (address, &self.config.ipv6) {
+            (IpAddr::V4(address), _) => {
+                self.config.ipv4 && (address == self.config.gateway || address == self.config.dns)
+            }
+            (IpAddr::V6(address), Some(net)) => {
+                address == net.gateway || address == net.dns || address == net.link_local()
+            }
+            (IpAddr::V6(_), None) => false,
+        }
+    }
+
+    /// The NAT's own address that talks with this guest about what belongs to no other one.
+    pub(crate) fn router(&self, guest: IpAddr) -> IpAddr {
+        match (guest, &self.config.ipv6) {
+            (IpAddr::V6(guest), Some(net)) if guest.is_unicast_link_local() => net.link_local().into(),
+            (IpAddr::V6(_), Some(net)) => net.gateway.into(),
+            _ => self.config.gateway.into(),
+        }
+    }
+
+    /// The name server's address in the family of this guest's.
+    pub(crate) fn name_server(&self, guest: IpAddr) -> IpAddr {
+        match (guest, &self.config.ipv6) {
+            (IpAddr::V6(_), Some(net)) => net.dns.into(),
+            _ => self.config.dns.into(),
+        }
+    }
+
+    /// The Ethernet address that goes with one of the NAT's own, as libslirp has it: `52:55` and the IPv4 address, or
+    /// `52:56` and the last four bytes of the IPv6 address.
+    pub(crate) fn own_mac(address: impl Into<IpAddr>) -> MacAddr {
+        let (second, [a, b, c, d]) = match address.into() {
+            IpAddr::V4(address) => (0x55, address.octets()),
+            IpAddr::V6(address) => (0x56, (address.to_bits() as u32).to_be_bytes()),
+        };
+        MacAddr([0x52, second, a, b, c, d])
     }
 
     /// From whom packets of `from` come at the Ethernet layer: itself if it is in the network, else the gateway.
-    pub(crate) fn mac_for(&self, from: Ipv4Addr) -> MacAddr {
-        Self::own_mac(if from == self.config.dns { from } else { self.config.gateway })
+    pub(crate) fn mac_for(&self, from: IpAddr) -> MacAddr {
+        Self::own_mac(if from == self.name_server(from) { from } else { self.router(from) })
+    }
+
+    /// Whether a frame to this Ethernet address is for the NAT.
+    pub(crate) fn is_own_mac(&self, mac: MacAddr) -> bool {
+        let v4 = self.config.ipv4.then_some([self.config.gateway, self.config.dns].map(Self::own_mac));
+        let v6 = self.config.ipv6.map(|net| [net.gateway, net.dns].map(Self::own_mac));
+        [v4, v6].into_iter().flatten().flatten().any(|own| own == mac)
+    }
+
+    /// Whether packets to this address are for more than one host, as far as the NAT can know.
+    pub(crate) fn is_for_many(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(to) => to.is_multicast() || to == Ipv4Addr::BROADCAST || to == self.config.network.broadcast(),
+            IpAddr::V6(to) => to.is_multicast(),
+        }
+    }
+
+    /// Asks for the Ethernet address of a guest.
+    pub(crate) fn ask(&mut self, guest: IpAddr) {
+        match guest {
+            IpAddr::V4(guest) => arp::ask(self, guest),
+            IpAddr::V6(guest) => ndp::ask(self, guest),
+        }
     }
 
     /// Queues one frame for the guest; `build` fills in `len` zeroed bytes.
@@ -101,13 +171,14 @@ impl<H> Env<H> {
         }
     }
 
-    /// Queues one IPv4 packet for a guest whose Ethernet address is known; `build` fills in the zeroed payload.
-    pub(crate) fn queue_packet(&mut self, to_mac: MacAddr, header: Ipv4Header, build: impl FnOnce(&mut [u8])) {
+    /// Queues one IP packet for a guest whose Ethernet address is known; `build` fills in the zeroed payload.
+    pub(crate) fn queue_packet(&mut self, to_mac: MacAddr, header: IpHeader, build: impl FnOnce(&mut [u8])) {
         let from_mac = self.mac_for(header.from);
-        self.queue_frame(ETHERNET + IPV4 + header.payload_len, |frame| {
-            wire::put_ethernet(frame, to_mac, from_mac, ETHERTYPE_IPV4);
+        let payload = ETHERNET + header.len();
+        self.queue_frame(payload + header.payload_len, |frame| {
+            wire::put_ethernet(frame, to_mac, from_mac, header.ethertype());
             header.put(&mut frame[ETHERNET..]);
-            build(&mut frame[ETHERNET + IPV4..]);
+            build(&mut frame[payload..]);
         });
     }
 
@@ -115,18 +186,18 @@ impl<H> Env<H> {
     pub(crate) fn queue_datagram(
         &mut self,
         to_mac: MacAddr,
-        from: (Ipv4Addr, u16),
-        to: (Ipv4Addr, u16),
+        from: (impl Into<IpAddr>, u16),
+        to: (impl Into<IpAddr>, u16),
         payload: &[u8],
     ) {
         let len = UDP + payload.len();
+        let header = IpHeader::whole(from.0, to.0, UDP_PROTOCOL, len);
         let build = |datagram: &mut [u8]| {
             datagram[UDP..].copy_from_slice(payload);
             wire::put_udp(datagram, from.1, to.1, payload.len());
-            wire::fill_udp_checksum(from.0, to.0, datagram);
+            wire::fill_udp_checksum(header.from, header.to, datagram);
         };
-        let header = Ipv4Header::whole(from.0, to.0, UDP_PROTOCOL, len);
-        if IPV4 + len <= usize::from(self.config.mtu) {
+        if header.len() + len <= usize::from(self.config.mtu) {
             return self.queue_packet(to_mac, header, build);
         }
         let mut whole = vec![0; len];
@@ -134,18 +205,19 @@ impl<H> Env<H> {
         self.queue_fragments(to_mac, header, &whole);
     }
 
-    /// Queues a packet in fragments (RFC 791 §3.2), all of them or none.
-    pub(crate) fn queue_fragments(&mut self, to_mac: MacAddr, header: Ipv4Header, payload: &[u8]) {
-        let step = (usize::from(self.config.mtu) - IPV4) & !7;
+    /// Queues a packet in fragments (RFC 791 §3.2, RFC 8200 §4.5), all of them or none.
+    pub(crate) fn queue_fragments(&mut self, to_mac: MacAddr, mut header: IpHeader, payload: &[u8]) {
+        header.fragment = Some(Fragment { ident: self.next_ident, offset: 0, more: true });
+        let step = (usize::from(self.config.mtu) - header.len()) & !7;
         if !self.queue.has_room(payload.len().div_ceil(step), payload.len()) {
             return self.drops.count(DropReason::NoBuffer);
         }
         let ident = self.next_ident;
         self.next_ident = self.next_ident.wrapping_add(1);
         for (i, piece) in payload.chunks(step).enumerate() {
-            let fragment_offset = i * step;
-            let more_fragments = fragment_offset + piece.len() < payload.len();
-            let header = Ipv4Header { ident, fragment_offset, more_fragments, payload_len: piece.len(), ..header };
+            let offset = i * step;
+            let fragment = Some(Fragment { ident, offset, more: offset + piece.len() < payload.len() });
+            let header = IpHeader { fragment, payload_len: piece.len(), ..header };
             self.queue_packet(to_mac, header, |out| out.copy_from_slice(piece));
         }
     }
@@ -207,23 +279,28 @@ impl Queue {
 /// The guests' Ethernet addresses, learned from what they send, and who waits for one.
 #[derive(Default)]
 pub(crate) struct Neighbours {
-    known: HashMap<Ipv4Addr, MacAddr>,
-    waiting: Vec<(Ipv4Addr, Ready)>,
+    known: HashMap<Address, MacAddr>,
+    waiting: Vec<(Address, Ready)>,
 }
 
 impl Neighbours {
-    pub(crate) fn get(&self, address: Ipv4Addr) -> Option<MacAddr> {
-        self.known.get(&address).copied()
+    pub(crate) fn get(&self, address: impl Into<IpAddr>) -> Option<MacAddr> {
+        self.known.get(&Address::from(address.into())).copied()
     }
 
-    /// Learns an address; those who waited for it go to the ready list.
-    pub(crate) fn learn(&mut self, address: Ipv4Addr, mac: MacAddr, ready: &mut VecDeque<Ready>) {
+    /// Learns an address; those who waited for it go to the ready list. Where there is no more room, another address
+    /// gives way: who still has it shows so by the next packet.
+    pub(crate) fn learn(&mut self, address: impl Into<IpAddr>, mac: MacAddr, ready: &mut VecDeque<Ready>) {
+        let address = Address::from(address.into());
         if let Some(known) = self.known.get_mut(&address) {
             *known = mac;
-        } else if self.known.len() < MAX_NEIGHBOURS {
-            self.known.insert(address, mac);
         } else {
-            return;
+            if self.known.len() >= MAX_NEIGHBOURS
+                && let Some(&other) = self.known.keys().next()
+            {
+                self.known.remove(&other);
+            }
+            self.known.insert(address, mac);
         }
         if !self.waiting.is_empty() {
             self.waiting.retain(|&(wanted, who)| {
@@ -236,10 +313,10 @@ impl Neighbours {
     }
 
     /// Remembers that someone, who stays listed, waits for an address; false if too many wait.
-    pub(crate) fn wait(&mut self, address: Ipv4Addr, who: Ready) -> bool {
+    pub(crate) fn wait(&mut self, address: impl Into<IpAddr>, who: Ready) -> bool {
         let room = self.waiting.len() < MAX_WAITING;
         if room {
-            self.waiting.push((address, who));
+            self.waiting.push((address.into().into(), who));
         }
         room
     }

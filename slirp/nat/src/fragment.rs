@@ -1,18 +1,19 @@
-//! Putting together the fragments of a guest's packets (RFC 791 §3.2, RFC 1122 §3.3.2), within bounds.
+//! Putting together the fragments of a guest's packets (RFC 791 §3.2, RFC 1122 §3.3.2; RFC 8200 §4.5), within bounds.
 //!
 //! A packet is kept as one buffer and the sorted ranges of it that have come. Fragments that overlap are what nobody
 //! sends but attackers (RFC 5722 has the argument, for IPv6), so a packet with one is dropped, and its later fragments
-//! with it, since they never complete anything.
+//! with it, since they never complete anything. Of IPv6's extension headers, those in front of the fragment header end
+//! here; the others are part of what is put together.
 //!
 //! Bounds: [`MAX_PACKETS`] at a time, the oldest gives way; [`MAX_PIECES`] each; [`TIMEOUT`] from the first fragment.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use link::DropReason;
 
-use crate::wire::{IPV4, Ipv4, Ipv4Header};
+use crate::wire::{Fragment, ICMP, Ip, IpHeader};
 
 /// Packets being put together.
 const MAX_PACKETS: usize = 32;
@@ -32,15 +33,21 @@ pub(crate) struct Reassembly {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {
-    from: Ipv4Addr,
-    to: Ipv4Addr,
+    from: IpAddr,
+    to: IpAddr,
+    /// Only IPv4 tells packets apart by it.
     protocol: u8,
-    ident: u16,
+    ident: u32,
 }
 
 struct Packet {
     key: Key,
     until: Instant,
+    /// What the payload is, as its first fragment says, and that one's hop limit.
+    protocol: u8,
+    hop_limit: u8,
+    /// Bytes of header in front of the payload.
+    header: usize,
     /// The payload, as far as it has come, behind room for a header.
     bytes: Vec<u8>,
     /// What of the payload is there; sorted, apart from each other.
@@ -51,18 +58,25 @@ struct Packet {
 
 impl Reassembly {
     /// Takes a fragment; returns the whole packet if this was the last one missing.
-    pub(crate) fn input(&mut self, ip: &Ipv4<'_>, now: Instant) -> Result<Option<Vec<u8>>, DropReason> {
-        let range = ip.fragment_offset..ip.fragment_offset + ip.payload.len();
-        // Every fragment but the last is a multiple of eight bytes, and none reaches beyond what IPv4 has.
-        if range.end + IPV4 > 65535 || range.is_empty() || (ip.more_fragments && range.end % 8 != 0) {
+    pub(crate) fn input(
+        &mut self,
+        ip: &Ip<'_>,
+        fragment: Fragment,
+        now: Instant,
+    ) -> Result<Option<Vec<u8>>, DropReason> {
+        let range = fragment.offset..fragment.offset + ip.payload.len();
+        let header = IpHeader::whole(ip.from, ip.to, ip.protocol, 0).len();
+        // Every fragment but the last is a multiple of eight bytes, and none reaches beyond what a packet has.
+        if range.end + header > 65535 || range.is_empty() || (fragment.more && range.end % 8 != 0) {
             return Err(DropReason::Malformed);
         }
-        let key = Key { from: ip.from, to: ip.to, protocol: ip.protocol, ident: ip.ident };
+        let protocol = if ip.from.is_ipv4() { ip.protocol } else { 0 };
+        let key = Key { from: ip.from, to: ip.to, protocol, ident: fragment.ident };
         let place = match self.packets.iter().position(|packet| packet.key == key) {
             Some(place) => place,
-            None => self.begin(key, now),
+            None => self.begin(key, header, now),
         };
-        match self.packets[place].add(ip, range) {
+        match self.packets[place].add(ip, fragment, range) {
             Ok(false) => Ok(None),
             Ok(true) => Ok(Some(self.packets.remove(place).finish())),
             Err(reason) => {
@@ -84,19 +98,28 @@ impl Reassembly {
         self.packets.first().map(|packet| packet.until)
     }
 
-    fn begin(&mut self, key: Key, now: Instant) -> usize {
+    fn begin(&mut self, key: Key, header: usize, now: Instant) -> usize {
         if self.packets.len() == MAX_PACKETS {
             self.packets.remove(0);
         }
-        self.packets.push(Packet { key, until: now + TIMEOUT, bytes: vec![0; IPV4], ranges: Vec::new(), len: None });
+        self.packets.push(Packet {
+            key,
+            until: now + TIMEOUT,
+            protocol: ICMP,
+            hop_limit: 0,
+            header,
+            bytes: vec![0; header],
+            ranges: Vec::new(),
+            len: None,
+        });
         self.packets.len() - 1
     }
 }
 
 impl Packet {
     /// Adds a fragment; true if the packet is whole now.
-    fn add(&mut self, ip: &Ipv4<'_>, range: Range<usize>) -> Result<bool, DropReason> {
-        if !ip.more_fragments {
+    fn add(&mut self, ip: &Ip<'_>, fragment: Fragment, range: Range<usize>) -> Result<bool, DropReason> {
+        if !fragment.more {
             if self.len.is_some_and(|len| len != range.end) {
                 return Err(DropReason::Malformed);
             }
@@ -120,10 +143,14 @@ impl Packet {
         if self.ranges.len() == MAX_PIECES {
             return Err(DropReason::Limit);
         }
-        if self.bytes.len() < IPV4 + range.end {
-            self.bytes.resize(IPV4 + range.end, 0);
+        if range.start == 0 {
+            (self.protocol, self.hop_limit) = (ip.protocol, ip.hop_limit);
         }
-        self.bytes[IPV4 + range.start..IPV4 + range.end].copy_from_slice(ip.payload);
+        let place_of = self.header + range.start..self.header + range.end;
+        if self.bytes.len() < place_of.end {
+            self.bytes.resize(place_of.end, 0);
+        }
+        self.bytes[place_of].copy_from_slice(ip.payload);
         self.ranges.insert(place, range);
         Ok(self.is_whole())
     }
@@ -141,9 +168,9 @@ impl Packet {
 
     /// The packet, under a header without options.
     fn finish(mut self) -> Vec<u8> {
-        let Key { from, to, protocol, ident } = self.key;
-        let header = Ipv4Header { ident, ..Ipv4Header::whole(from, to, protocol, self.bytes.len() - IPV4) };
-        header.put(&mut self.bytes);
+        let len = self.bytes.len() - self.header;
+        let header = IpHeader::whole(self.key.from, self.key.to, self.protocol, len);
+        IpHeader { hop_limit: self.hop_limit, ..header }.put(&mut self.bytes);
         self.bytes
     }
 }
@@ -152,51 +179,59 @@ impl Packet {
 mod tests {
     use super::*;
 
-    fn fragment(ident: u16, offset: usize, more: bool, payload: &[u8]) -> Vec<u8> {
-        let header = Ipv4Header {
-            ident,
-            fragment_offset: offset,
-            more_fragments: more,
-            ..Ipv4Header::whole([10, 0, 2, 15].into(), [10, 0, 2, 2].into(), 17, payload.len())
-        };
-        let mut packet = vec![0; IPV4 + payload.len()];
-        header.put(&mut packet);
-        packet[IPV4..].copy_from_slice(payload);
-        packet
+    const V4: [&str; 2] = ["10.0.2.15", "10.0.2.2"];
+    const V6: [&str; 2] = ["fec0::15", "2001:db8::1"];
+
+    fn fragment_of(ends: [&str; 2], ident: u32, offset: usize, more: bool, payload: &[u8]) -> Vec<u8> {
+        let [from, to] = ends.map(|address| address.parse::<IpAddr>().unwrap());
+        let fragment = Some(Fragment { ident, offset, more });
+        IpHeader { fragment, ..IpHeader::whole(from, to, 17, 0) }.over(payload)
+    }
+
+    fn fragment(ident: u32, offset: usize, more: bool, payload: &[u8]) -> Vec<u8> {
+        fragment_of(V4, ident, offset, more, payload)
     }
 
     fn input(set: &mut Reassembly, packet: &[u8], now: Instant) -> Result<Option<Vec<u8>>, DropReason> {
-        set.input(&Ipv4::parse(packet).unwrap(), now)
+        let ip = Ip::parse(packet).unwrap();
+        set.input(&ip, ip.fragment.unwrap(), now)
     }
 
     #[test]
     fn fragments_in_any_order_make_the_packet() {
         let payload: Vec<u8> = (0..100).collect();
         let now = Instant::now();
-        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
-            let mut set = Reassembly::default();
-            let mut whole = None;
-            for piece in order {
-                let (start, end, more) = [(0, 40, true), (40, 80, true), (80, 100, false)][piece];
-                whole = input(&mut set, &fragment(1, start, more, &payload[start..end]), now).unwrap();
+        for ends in [V4, V6] {
+            for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
+                let mut set = Reassembly::default();
+                let mut whole = None;
+                for piece in order {
+                    let (start, end, more) = [(0, 40, true), (40, 80, true), (80, 100, false)][piece];
+                    let packet = fragment_of(ends, 0x1_2345, start, more, &payload[start..end]);
+                    whole = input(&mut set, &packet, now).unwrap();
+                }
+                let whole = whole.unwrap();
+                let ip = Ip::parse(&whole).unwrap();
+                assert_eq!((ip.payload, ip.protocol, ip.fragment), (&payload[..], 17, None));
+                assert!(set.packets.is_empty());
             }
-            let whole = whole.unwrap();
-            assert_eq!(Ipv4::parse(&whole).unwrap().payload, payload);
-            assert!(set.packets.is_empty());
         }
     }
 
     #[test]
     fn overlaps_and_bogus_lengths_drop_the_packet() {
         let now = Instant::now();
-        let mut set = Reassembly::default();
-        input(&mut set, &fragment(1, 0, true, &[0; 16]), now).unwrap();
-        assert_eq!(input(&mut set, &fragment(1, 8, true, &[0; 16]), now), Err(DropReason::Malformed));
-        assert!(set.packets.is_empty());
-        assert_eq!(input(&mut set, &fragment(2, 0, true, &[0; 7]), now), Err(DropReason::Malformed));
-        assert_eq!(input(&mut set, &fragment(2, 65528, false, &[0; 16]), now), Err(DropReason::Malformed));
-        input(&mut set, &fragment(3, 80, true, &[0; 8]), now).unwrap();
-        assert_eq!(input(&mut set, &fragment(3, 40, false, &[0; 8]), now), Err(DropReason::Malformed));
+        for ends in [V4, V6] {
+            let fragment = |ident, offset, more, payload: &[u8]| fragment_of(ends, ident, offset, more, payload);
+            let mut set = Reassembly::default();
+            input(&mut set, &fragment(1, 0, true, &[0; 16]), now).unwrap();
+            assert_eq!(input(&mut set, &fragment(1, 8, true, &[0; 16]), now), Err(DropReason::Malformed));
+            assert!(set.packets.is_empty());
+            assert_eq!(input(&mut set, &fragment(2, 0, true, &[0; 7]), now), Err(DropReason::Malformed));
+            assert_eq!(input(&mut set, &fragment(2, 65528, false, &[0; 16]), now), Err(DropReason::Malformed));
+            input(&mut set, &fragment(3, 80, true, &[0; 8]), now).unwrap();
+            assert_eq!(input(&mut set, &fragment(3, 40, false, &[0; 8]), now), Err(DropReason::Malformed));
+        }
     }
 
     #[test]

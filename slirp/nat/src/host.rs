@@ -8,7 +8,7 @@
 //! Neighbours: `sockets` implements this with real sockets, the tests with a model.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 /// What a host socket serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,17 +40,34 @@ pub struct SocketId {
     pub index: u32,
 }
 
+/// A version of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// That of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
 /// How a datagram socket is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datagram {
-    /// UDP, on any address and port, for talking with everyone.
-    Unbound,
+    /// UDP, on any address of one family and any port, for talking with everyone.
+    Unbound(Family),
     /// UDP, bound to this address (hostfwd).
     Bound(SocketAddrV4),
     /// UDP, connected to one address: only its datagrams arrive.
     Connected(SocketAddr),
-    /// ICMP echo (`SOCK_DGRAM`, `IPPROTO_ICMP`; ping_group_range in icmp(7)).
-    Ping,
+    /// ICMP echo (`SOCK_DGRAM`, `IPPROTO_ICMP` or `IPPROTO_ICMPV6`; ping_group_range in icmp(7)).
+    Ping(Family),
 }
 
 /// What has become possible with a host socket.
@@ -69,18 +86,20 @@ pub struct Readiness {
 }
 
 /// An ICMP error that came back for a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// Where the datagram was sent to.
-    pub to: SocketAddrV4,
+    /// Where the datagram was sent to; the type and the code below are of this address's family.
+    pub to: SocketAddr,
     /// Who rejected it, if the system knows.
-    pub by: Option<Ipv4Addr>,
-    /// ICMP type (RFC 792): 3 unreachable, 11 time exceeded.
+    pub by: Option<IpAddr>,
+    /// ICMP type: of RFC 792 (3 unreachable, 11 time exceeded) or RFC 4443 (1 unreachable, 2 too big, 3 time exceeded).
     pub icmp_type: u8,
     /// ICMP code.
     pub icmp_code: u8,
-    /// The next hop's MTU in bytes, if the code is "fragmentation needed"; else 0.
-    pub mtu: u16,
+    /// The next hop's MTU in bytes, if the packet was too big; else what the error has in its place.
+    pub info: u32,
+    /// The beginning of what was sent, as far as the error quotes it.
+    pub quote: Vec<u8>,
 }
 
 /// The operating system, as the core sees it.
@@ -136,11 +155,12 @@ pub trait Host {
     /// Nothing there, or an ICMP error is to be fetched by [`Host::rejection`].
     fn receive_from(&mut self, id: SocketId, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)>;
 
-    /// Sends a datagram.
+    /// Sends a datagram. `hops` is its TTL or hop limit; none says that it does not matter, for
+    /// the datagram stays on the host or is the NAT's own.
     ///
     /// # Errors
     /// No route, too long, no room, or an ICMP error is to be fetched by [`Host::rejection`].
-    fn send_to(&mut self, id: SocketId, data: &[u8], to: SocketAddr) -> io::Result<()>;
+    fn send_to(&mut self, id: SocketId, data: &[u8], to: SocketAddr, hops: Option<u8>) -> io::Result<()>;
 
     /// The next ICMP error that came back for a datagram of this socket.
     fn rejection(&mut self, id: SocketId) -> Option<Rejection>;

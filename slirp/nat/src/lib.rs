@@ -7,29 +7,36 @@
 //! |---|---|
 //! | `config` | the settings, taken from a locator |
 //! | `nat` | dispatch: whose frame it is, and what may be dropped for which reason |
-//! | `arp` `dhcp` `dns` `icmp` `tcp` `udp` `forward` | one protocol each |
+//! | `arp` `ndp` `dhcp` `dhcpv6` `dns` `icmp` `tcp` `udp` `forward` | one protocol each |
 //! | `route` | which address leads where: what of the host a guest reaches |
 //! | `fragment` | packets put together again |
 //! | `stack` `memory` | a TCP connection with the guest: smoltcp, and its rings |
-//! | `env` `slab` `timers` | what the protocols share: ways to the guest, tables, deadlines |
+//! | `env` `ends` `slab` `timers` | what the protocols share: ways to the guest, keys, tables, deadlines |
 //! | `wire` | formats and checksums |
 //! | `host` `sockets` | the seam to the operating system, and what is behind it |
 //!
-//! There is no IPv6 yet, no TFTP and no guestfwd.
+//! Forwarding rules know IPv4 only; there is no TFTP yet and no guestfwd.
 
 mod arp;
 mod config;
 mod dhcp;
+mod dhcpv6;
 mod dns;
+mod ends;
 mod env;
 mod forward;
 mod fragment;
 mod host;
 mod icmp;
+#[cfg(test)]
+mod ipv6_test;
 mod memory;
 mod nat;
 #[cfg(test)]
 mod nat_test;
+mod ndp;
+#[cfg(test)]
+mod ndp_test;
 mod route;
 mod slab;
 mod sockets;
@@ -43,8 +50,8 @@ mod timers;
 mod udp;
 mod wire;
 
-pub use config::{Config, Forward, LEASES, MTU_RANGE, Name, Network, Protocol};
+pub use config::{Config, Forward, Ipv6, LEASES, MTU_RANGE, Name, Network, Network6, Protocol};
 pub use forward::ForwardError;
-pub use host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
+pub use host::{Datagram, Family, Host, Kind, Readiness, Rejection, SocketId};
 pub use nat::{Nat, OFFLOADS};
 pub use sockets::{SocketError, Sockets};

@@ -5,10 +5,10 @@
 //! ([`Nat::ready`]) and the passing of time ([`Nat::expire`]); and takes frames for the guest out, one at a time, as it
 //! has slots for them ([`Nat::output`]). Nothing here blocks, sleeps or looks at a clock.
 //!
-//! A frame from the guest passes: Ethernet (for us?), ARP or IPv4 (valid? from a guest's address?), fragments, then its
+//! A frame from the guest passes: Ethernet (for us?), ARP or IP (valid? from a guest's address?), fragments, then its
 //! protocol. Each step that refuses it names a [`DropReason`]; it is counted here and nowhere else.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Instant;
 
 use link::{Checksum, DropCounts, DropReason, GsoType, MAX_FRAME_LEN, MacAddr, Offloads, VnetHeader};
@@ -16,29 +16,33 @@ use link::{Checksum, DropCounts, DropReason, GsoType, MAX_FRAME_LEN, MacAddr, Of
 use crate::arp;
 use crate::config::Config;
 use crate::dhcp::{self, Dhcp};
+use crate::dhcpv6::{self, Dhcpv6};
 use crate::dns::{self, Dns};
 use crate::env::{Env, Ready};
 use crate::forward::{ForwardError, Forwards};
 use crate::fragment::Reassembly;
 use crate::host::{Host, Kind, Readiness};
 use crate::icmp::{self, Pings};
+use crate::ndp::{self, Ndp};
 use crate::route::{Route, route};
 use crate::tcp::Tcp;
 use crate::timers::Timer;
 use crate::udp::Udp;
-use crate::wire::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, Ipv4};
+use crate::wire::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ip};
 
-/// What the NAT takes from the guest's side: everything that IPv4 needs.
-pub const OFFLOADS: Offloads = Offloads { checksum: true, tso4: true, tso6: false, uso: true };
+/// What the NAT takes from the guest's side: everything.
+pub const OFFLOADS: Offloads = Offloads::ALL;
 
 /// The NAT, over a [`Host`].
 pub struct Nat<H> {
     env: Env<H>,
     dhcp: Dhcp,
+    dhcpv6: Dhcpv6,
     dns: Dns,
     tcp: Tcp,
     udp: Udp,
     pings: Pings,
+    ndp: Ndp,
     forwards: Forwards,
     reassembly: Reassembly,
     fragments_armed: Option<Instant>,
@@ -58,10 +62,12 @@ impl<H: Host> Nat<H> {
         Ok(Self {
             env,
             dhcp: Dhcp::default(),
+            dhcpv6: Dhcpv6::default(),
             dns: Dns::default(),
             tcp: Tcp::new(now),
             udp: Udp::default(),
             pings: Pings::default(),
+            ndp: Ndp::default(),
             forwards,
             reassembly: Reassembly::default(),
             fragments_armed: None,
@@ -176,60 +182,74 @@ impl<H: Host> Nat<H> {
             return Err(DropReason::Oversized);
         }
         let ethernet = Ethernet::parse(frame)?;
-        let config = &self.env.config;
-        let ours = [config.gateway, config.dns].map(Env::<H>::own_mac).contains(&ethernet.to);
-        if !ours && ethernet.to != MacAddr::BROADCAST || ethernet.from.is_multicast() {
+        let multicast6 = ethernet.ethertype == ETHERTYPE_IPV6 && ethernet.to.0[..2] == [0x33, 0x33];
+        let ours = self.env.is_own_mac(ethernet.to) || ethernet.to == MacAddr::BROADCAST || multicast6;
+        if !ours || ethernet.from.is_multicast() {
             return Err(DropReason::Unserved);
         }
         match ethernet.ethertype {
-            ETHERTYPE_ARP => arp::input(&mut self.env, &ethernet),
-            ETHERTYPE_IPV4 => {
-                let ip = Ipv4::parse(ethernet.payload)?;
-                self.packet(header, &ethernet, &ip)
-            }
-            _ => Err(DropReason::Unserved),
+            ETHERTYPE_ARP if self.env.config.ipv4 => arp::input(&mut self.env, &ethernet)?,
+            ETHERTYPE_IPV4 if self.env.config.ipv4 => self.packet(header, &ethernet)?,
+            ETHERTYPE_IPV6 if self.env.config.ipv6.is_some() => self.packet(header, &ethernet)?,
+            _ => return Err(DropReason::Unserved),
         }
+        self.ndp.heard(&mut self.env);
+        Ok(())
     }
 
-    fn packet(&mut self, header: &VnetHeader, ethernet: &Ethernet<'_>, ip: &Ipv4<'_>) -> Result<(), DropReason> {
+    fn packet(&mut self, header: &VnetHeader, ethernet: &Ethernet<'_>) -> Result<(), DropReason> {
+        let ip = parse(&mut self.env, ethernet.payload)?;
+        if (ethernet.ethertype == ETHERTYPE_IPV4) != ip.from.is_ipv4() {
+            return Err(DropReason::Malformed);
+        }
         if self.env.is_guest(ip.from) {
             self.env.neighbours.learn(ip.from, ethernet.from, &mut self.env.ready);
-        } else if ip.from != Ipv4Addr::UNSPECIFIED || ip.protocol != wire::UDP_PROTOCOL {
-            // A guest without an address speaks DHCP and nothing else.
-            return Err(DropReason::Unserved);
+        } else {
+            // A guest without an address asks for one, and does nothing else.
+            let asks = if ip.from.is_ipv4() { wire::UDP_PROTOCOL } else { wire::ICMPV6 };
+            if !ip.from.is_unspecified() || ip.protocol != asks {
+                return Err(DropReason::Unserved);
+            }
         }
-        if !ip.is_fragment() {
-            return self.transport(header, ip);
-        }
+        let Some(fragment) = ip.fragment else { return self.transport(header, ethernet, &ip) };
         if header.gso_type != GsoType::None || header.needs_checksum() {
             return Err(DropReason::BadOffload);
         }
-        let whole = self.reassembly.input(ip, self.env.now)?;
+        let whole = self.reassembly.input(&ip, fragment, self.env.now)?;
         if let Some(at) = self.reassembly.deadline() {
             self.env.timers.arm(Timer::Fragments, &mut self.fragments_armed, at);
         }
-        match whole {
-            Some(packet) => self.transport(&VnetHeader::WHOLE, &Ipv4::parse(&packet)?),
-            None => Ok(()),
+        let Some(whole) = whole else { return Ok(()) };
+        let ip = parse(&mut self.env, &whole)?;
+        // A fragment of a packet that has come together is nobody's but an attacker's.
+        if ip.fragment.is_some() {
+            return Err(DropReason::Malformed);
         }
+        self.transport(&VnetHeader::WHOLE, ethernet, &ip)
     }
 
-    fn transport(&mut self, header: &VnetHeader, ip: &Ipv4<'_>) -> Result<(), DropReason> {
+    fn transport(&mut self, header: &VnetHeader, ethernet: &Ethernet<'_>, ip: &Ip<'_>) -> Result<(), DropReason> {
         // What was verified, or never left this machine, needs no verification; RFC 1122 §4.1.3.4 asks for the rest.
         let verify = header.checksum == Checksum::Complete;
         let gso_fits = match header.gso_type {
             GsoType::None => true,
-            GsoType::TcpV4 => ip.protocol == wire::TCP,
+            GsoType::TcpV4 => ip.protocol == wire::TCP && ip.from.is_ipv4(),
+            GsoType::TcpV6 => ip.protocol == wire::TCP && ip.from.is_ipv6(),
             GsoType::Udp => ip.protocol == wire::UDP_PROTOCOL,
-            GsoType::TcpV6 => false,
         };
         if !gso_fits {
             return Err(DropReason::BadOffload);
         }
-        match ip.protocol {
-            wire::TCP => self.tcp.input(&mut self.env, ip, verify),
-            wire::UDP_PROTOCOL => self.datagram(header, ip, verify),
-            wire::ICMP => self.pings.input(&mut self.env, ip),
+        match (ip.protocol, ip.from) {
+            (wire::TCP, _) if self.env.is_for_many(ip.to) => Err(DropReason::Malformed),
+            (wire::TCP, _) => self.tcp.input(&mut self.env, ip, verify),
+            (wire::UDP_PROTOCOL, _) => self.datagram(header, ip, verify),
+            (wire::ICMP, IpAddr::V4(_)) => self.pings.input(&mut self.env, ip),
+            (wire::ICMPV6, IpAddr::V6(_)) => match ip.payload.first() {
+                Some(kind) if ndp::TYPES.contains(kind) => self.ndp.input(&mut self.env, ethernet, ip),
+                _ if ip.from.is_unspecified() => Err(DropReason::Unserved),
+                _ => self.pings.input(&mut self.env, ip),
+            },
             _ => {
                 if route(&self.env.config, ip.to) != Route::Closed {
                     icmp::unknown_protocol(&mut self.env, ip);
@@ -239,17 +259,20 @@ impl<H: Host> Nat<H> {
         }
     }
 
-    fn datagram(&mut self, header: &VnetHeader, ip: &Ipv4<'_>, verify: bool) -> Result<(), DropReason> {
+    fn datagram(&mut self, header: &VnetHeader, ip: &Ip<'_>, verify: bool) -> Result<(), DropReason> {
         let udp = wire::Udp::parse(ip, verify)?;
         let config = &self.env.config;
-        if udp.to_port == dhcp::SERVER_PORT && (ip.to.is_broadcast() || ip.to == config.gateway) {
+        if udp.to_port == dhcp::SERVER_PORT && (ip.to == Ipv4Addr::BROADCAST || ip.to == config.gateway) {
             return self.dhcp.input(&mut self.env, udp.payload);
         }
         if ip.from.is_unspecified() {
             return Err(DropReason::Unserved);
         }
+        if let (dhcpv6::SERVER_PORT, IpAddr::V6(from), true) = (udp.to_port, ip.from, ip.to == dhcpv6::GROUP) {
+            return self.dhcpv6.input(&mut self.env, from, udp.payload);
+        }
         if udp.to_port == dns::PORT && route(config, ip.to) == Route::Dns {
-            return self.dns.input(&mut self.env, SocketAddrV4::new(ip.from, udp.from_port), udp.payload);
+            return self.dns.input(&mut self.env, SocketAddr::new(ip.from, udp.from_port), udp.payload);
         }
         let segment = (header.gso_type == GsoType::Udp).then_some(header.gso_size);
         self.udp.input(&mut self.env, ip, &udp, segment)
@@ -266,4 +289,16 @@ impl<H: Host> Nat<H> {
             self.env.timers.arm(Timer::Fragments, &mut self.fragments_armed, at);
         }
     }
+}
+
+/// Parses a packet; where its sender is to hear of a problem, it does.
+fn parse<'a, H>(env: &mut Env<H>, bytes: &'a [u8]) -> Result<Ip<'a>, DropReason> {
+    Ip::parse(bytes).map_err(|refusal| {
+        if let Some((code, at)) = refusal.problem
+            && !env.config.restrict
+        {
+            icmp::parameter_problem(env, bytes, code, at);
+        }
+        refusal.reason
+    })
 }

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::env::Random;
 use crate::host::{Kind, Readiness, SocketId};
 use crate::testing::*;
-use crate::wire::{self, ETHERTYPE_IPV4, Ipv4, Ipv4Header};
+use crate::wire::{self, Fragment, Ip, IpHeader};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -513,18 +513,10 @@ fn large_datagrams_cross_in_fragments_both_ways() {
     let mut lab = Lab::new();
     let data = pattern(20_000);
     let whole = datagram(4000, to(REMOTE, 2049), &data);
-    let ip = Ipv4::parse(&whole[14..]).unwrap();
+    let ip = Ip::parse(&whole[14..]).unwrap();
     for (i, piece) in ip.payload.chunks(1480).enumerate() {
-        let header = Ipv4Header {
-            ident: 9,
-            fragment_offset: i * 1480,
-            more_fragments: (i + 1) * 1480 < ip.payload.len(),
-            ..Ipv4Header::whole(GUEST, REMOTE, 17, piece.len())
-        };
-        let mut packet = vec![0; 20];
-        header.put(&mut packet);
-        packet.extend(piece);
-        lab.guest.send(frame(ETHERTYPE_IPV4, &packet));
+        let fragment = Some(Fragment { ident: 9, offset: i * 1480, more: (i + 1) * 1480 < ip.payload.len() });
+        lab.guest.send(packet_of(IpHeader { fragment, ..IpHeader::whole(GUEST, REMOTE, 17, 0) }, piece));
     }
     lab.step();
     let (id, sent, _) = lab.host().sent[0].clone();
@@ -536,10 +528,11 @@ fn large_datagrams_cross_in_fragments_both_ways() {
     let mut answer = None;
     for frame in &lab.guest.others {
         assert!(frame.len() <= 1514);
-        answer = set.input(&Ipv4::parse(&frame[14..]).unwrap(), lab.now).unwrap();
+        let ip = Ip::parse(&frame[14..]).unwrap();
+        answer = set.input(&ip, ip.fragment.unwrap(), lab.now).unwrap();
     }
     let answer = answer.unwrap();
-    let ip = Ipv4::parse(&answer).unwrap();
+    let ip = Ip::parse(&answer).unwrap();
     assert_eq!(wire::Udp::parse(&ip, true).unwrap().payload, data);
 }
 

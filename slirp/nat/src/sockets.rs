@@ -4,13 +4,14 @@
 //! epoll instance without waiting, so the instance itself can be registered, edge-triggered, with an outer event loop.
 //! Datagram sockets are watched for reading only: the kernel would report room for writing after every datagram sent.
 //!
-//! Documented in: socket(7), tcp(7), udp(7), icmp(7); ip(7) for `IP_RECVERR`, by which a socket that is not connected
-//! learns of ICMP errors; resolv.conf(5).
+//! Documented in: socket(7), tcp(7), udp(7), icmp(7); ip(7) and ipv6(7) for `IP_RECVERR` and `IPV6_RECVERR`, by which a
+//! socket that is not connected learns of ICMP errors; resolv.conf(5).
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,9 +19,9 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
-use crate::host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
+use crate::host::{Datagram, Family, Host, Kind, Readiness, Rejection, SocketId};
 
 /// Events taken out of the epoll instance at a time.
 const EVENTS: usize = 256;
@@ -36,11 +37,18 @@ const MAX_RESOLVERS: usize = 3;
 #[error("host sockets: cannot make an epoll instance: {}", link::reason(.0))]
 pub struct SocketError(#[from] io::Error);
 
+/// A socket, and how it was told to send.
+struct Entry {
+    socket: Socket,
+    /// The hop limit that was set, if one was.
+    hops: Option<u8>,
+}
+
 /// The host's sockets.
 pub struct Sockets {
     poll: Poll,
     events: Events,
-    tables: [Vec<Option<Socket>>; Kind::ALL.len()],
+    tables: [Vec<Option<Entry>>; Kind::ALL.len()],
     resolver: ResolvConf,
 }
 
@@ -115,7 +123,7 @@ impl Sockets {
 
     fn get(&self, id: SocketId) -> io::Result<&Socket> {
         let socket = self.tables[id.kind as usize].get(id.index as usize).and_then(Option::as_ref);
-        socket.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+        socket.map(|entry| &entry.socket).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }
 
     /// Registers a socket and keeps it under its name; one that has it already is closed.
@@ -130,13 +138,25 @@ impl Sockets {
         if table.len() <= index {
             table.resize_with(index + 1, || None);
         }
-        table[index] = Some(socket);
+        table[index] = Some(Entry { socket, hops: None });
+        Ok(())
+    }
+
+    /// Sets the hop limit of what is sent from now on, unless it is that already.
+    fn set_hops(&mut self, id: SocketId, hops: u8, to: IpAddr) -> io::Result<()> {
+        let entry = self.tables[id.kind as usize].get_mut(id.index as usize).and_then(Option::as_mut);
+        let Some(entry) = entry.filter(|entry| entry.hops != Some(hops)) else { return Ok(()) };
+        match to {
+            IpAddr::V4(_) => entry.socket.set_ttl_v4(hops.into())?,
+            IpAddr::V6(_) => entry.socket.set_unicast_hops_v6(hops.into())?,
+        }
+        entry.hops = Some(hops);
         Ok(())
     }
 
     fn take(&mut self, id: SocketId) -> Option<Socket> {
         // Closing a descriptor takes it out of the epoll instance (epoll(7)): it has no duplicates.
-        self.tables[id.kind as usize].get_mut(id.index as usize)?.take()
+        Some(self.tables[id.kind as usize].get_mut(id.index as usize)?.take()?.socket)
     }
 }
 
@@ -213,18 +233,26 @@ impl Host for Sockets {
 
     fn datagram(&mut self, id: SocketId, how: Datagram) -> io::Result<SocketAddrV4> {
         let socket = match how {
-            Datagram::Ping => new_socket(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))?,
+            Datagram::Ping(Family::V4) => new_socket(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))?,
+            Datagram::Ping(Family::V6) => new_socket(Domain::IPV6, Type::DGRAM, Some(Protocol::ICMPV6))?,
             Datagram::Connected(to) => new_socket(Domain::for_address(to), Type::DGRAM, None)?,
-            Datagram::Unbound | Datagram::Bound(_) => new_socket(Domain::IPV4, Type::DGRAM, None)?,
+            Datagram::Unbound(Family::V4) | Datagram::Bound(_) => new_socket(Domain::IPV4, Type::DGRAM, None)?,
+            Datagram::Unbound(Family::V6) => new_socket(Domain::IPV6, Type::DGRAM, None)?,
         };
         match how {
             Datagram::Bound(at) => socket.bind(&at.into())?,
-            Datagram::Unbound => socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0).into())?,
+            Datagram::Unbound(Family::V4) => socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?,
+            Datagram::Unbound(Family::V6) => {
+                socket.set_only_v6(true)?;
+                socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
+            }
             Datagram::Connected(to) => socket.connect(&to.into())?,
-            Datagram::Ping => {}
+            Datagram::Ping(_) => {}
         }
-        if !matches!(how, Datagram::Connected(_)) {
-            receive_errors(&socket)?;
+        match how {
+            Datagram::Connected(_) => {}
+            Datagram::Unbound(family) | Datagram::Ping(family) => receive_errors(&socket, family)?,
+            Datagram::Bound(_) => receive_errors(&socket, Family::V4)?,
         }
         let address = local_address(&socket)?;
         self.keep(id, socket)?;
@@ -238,7 +266,10 @@ impl Host for Sockets {
         Ok((len, from))
     }
 
-    fn send_to(&mut self, id: SocketId, data: &[u8], to: SocketAddr) -> io::Result<()> {
+    fn send_to(&mut self, id: SocketId, data: &[u8], to: SocketAddr, hops: Option<u8>) -> io::Result<()> {
+        if let Some(hops) = hops {
+            self.set_hops(id, hops, to.ip())?;
+        }
         let socket = self.get(id)?;
         let sent = match id.kind {
             // Connected: its one peer is known.
@@ -303,15 +334,19 @@ fn uninit(buffer: &mut [u8]) -> &mut [MaybeUninit<u8>] {
     unsafe { &mut *(std::ptr::from_mut(buffer) as *mut [MaybeUninit<u8>]) }
 }
 
-/// Asks for ICMP errors to be queued (ip(7), `IP_RECVERR`).
-fn receive_errors(socket: &Socket) -> io::Result<()> {
+/// Asks for ICMP errors to be queued (ip(7), `IP_RECVERR`; ipv6(7), `IPV6_RECVERR`).
+fn receive_errors(socket: &Socket, family: Family) -> io::Result<()> {
+    let (level, option) = match family {
+        Family::V4 => (libc::SOL_IP, libc::IP_RECVERR),
+        Family::V6 => (libc::SOL_IPV6, libc::IPV6_RECVERR),
+    };
     let on: libc::c_int = 1;
     // SAFETY: the option's value is an int of the length that is given.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_IP,
-            libc::IP_RECVERR,
+            level,
+            option,
             std::ptr::from_ref(&on).cast(),
             size_of_val(&on) as libc::socklen_t,
         )
@@ -322,27 +357,42 @@ fn receive_errors(socket: &Socket) -> io::Result<()> {
 /// Takes one ICMP error out of a socket's error queue (ip(7), `MSG_ERRQUEUE`). Other errors are passed over.
 fn read_error(fd: RawFd) -> Option<Rejection> {
     loop {
-        let mut control = ControlBuffer([0; 512]);
-        // SAFETY: an all-zero msghdr and sockaddr_in are valid values.
-        let (mut message, mut to): (libc::msghdr, libc::sockaddr_in) = unsafe { std::mem::zeroed() };
+        let (mut control, mut quote, mut to) = (ControlBuffer([0; 512]), [0; QUOTE], SockAddrStorage::zeroed());
+        let mut part = libc::iovec { iov_base: quote.as_mut_ptr().cast(), iov_len: quote.len() };
+        // SAFETY: an all-zero msghdr is a valid value.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_name = std::ptr::from_mut(&mut to).cast();
-        message.msg_namelen = size_of_val(&to) as libc::socklen_t;
+        message.msg_namelen = to.size_of();
+        message.msg_iov = &mut part;
+        message.msg_iovlen = 1;
         message.msg_control = control.0.as_mut_ptr().cast();
         message.msg_controllen = control.0.len();
-        // SAFETY: name and control point to buffers of the lengths given, which outlive the call; no payload is asked.
+        // SAFETY: name, payload and control point to buffers of the lengths given, which outlive the call.
         let received = unsafe { libc::recvmsg(fd, &mut message, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
-        if received < 0 {
-            return None;
+        let len = usize::try_from(received).ok()?;
+        // SAFETY: the kernel has just stored an address of this length, in the storage that is large enough for any.
+        let to = unsafe { SockAddr::new(to, message.msg_namelen) };
+        if let (Some((error, by)), Some(to)) = (extended_error(&message), to.as_socket())
+            && let Some((icmp_type, icmp_code)) = icmp_error(&error, to.ip())
+        {
+            let quote = quote.get(..len).unwrap_or_default().to_vec();
+            return Some(Rejection { to, by, icmp_type, icmp_code, info: error.ee_info, quote });
         }
-        if let Some((error, by)) = extended_error(&message) {
-            return Some(Rejection {
-                to: SocketAddrV4::new(ipv4(to.sin_addr), u16::from_be(to.sin_port)),
-                by,
-                icmp_type: error.ee_type,
-                icmp_code: error.ee_code,
-                mtu: u16::try_from(error.ee_info).unwrap_or(0),
-            });
+    }
+}
+
+/// Bytes looked at of what an error quotes: as much as tools like traceroute compare.
+const QUOTE: usize = 128;
+
+/// Type and code of the ICMP error that the kernel tells of. A datagram that is longer than the route is known to carry
+/// never leaves the host, but to the guest that is the same.
+fn icmp_error(error: &libc::sock_extended_err, to: IpAddr) -> Option<(u8, u8)> {
+    match error.ee_origin {
+        libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => Some((error.ee_type, error.ee_code)),
+        libc::SO_EE_ORIGIN_LOCAL if error.ee_errno == libc::EMSGSIZE as u32 => {
+            Some(if to.is_ipv4() { (3, 4) } else { (2, 0) })
         }
+        _ => None,
     }
 }
 
@@ -350,32 +400,29 @@ fn read_error(fd: RawFd) -> Option<Rejection> {
 #[repr(align(8))]
 struct ControlBuffer([u8; 512]);
 
-/// The ICMP error in a message's control data, and who sent it.
-fn extended_error(message: &libc::msghdr) -> Option<(libc::sock_extended_err, Option<Ipv4Addr>)> {
-    /// What the kernel stores behind the control message's header.
-    #[repr(C)]
-    #[derive(Clone, Copy)]
-    struct Data {
-        error: libc::sock_extended_err,
-        offender: libc::sockaddr_in,
-    }
+/// The error in a message's control data, and who sent it.
+fn extended_error(message: &libc::msghdr) -> Option<(libc::sock_extended_err, Option<IpAddr>)> {
     // SAFETY: the kernel has just filled in the message, whose control buffer is alive and aligned.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !header.is_null() {
         // SAFETY: not null, so it points to a control message inside the buffer.
         let head = unsafe { *header };
-        // SAFETY: computes with a length only.
-        let wanted = unsafe { libc::CMSG_LEN(size_of::<Data>() as u32) } as usize;
-        if (head.cmsg_level, head.cmsg_type) == (libc::SOL_IP, libc::IP_RECVERR) && head.cmsg_len >= wanted {
-            // SAFETY: the header is valid.
-            let data = unsafe { libc::CMSG_DATA(header) };
-            // SAFETY: the length was checked; the bytes need not be aligned.
-            let data = unsafe { data.cast::<Data>().read_unaligned() };
-            if data.error.ee_origin != libc::SO_EE_ORIGIN_ICMP {
-                return None;
+        // SAFETY: the header is valid.
+        let data = unsafe { libc::CMSG_DATA(header) };
+        match (head.cmsg_level, head.cmsg_type) {
+            (libc::SOL_IP, libc::IP_RECVERR) => {
+                // SAFETY: the data belong to this header, and to an IPv4 error.
+                let (error, by) = unsafe { read_control::<libc::sockaddr_in>(&head, data) }?;
+                let known = i32::from(by.sin_family) == libc::AF_INET;
+                return Some((error, known.then(|| Ipv4Addr::from(by.sin_addr.s_addr.to_ne_bytes()).into())));
             }
-            let known = i32::from(data.offender.sin_family) == libc::AF_INET;
-            return Some((data.error, known.then(|| ipv4(data.offender.sin_addr))));
+            (libc::SOL_IPV6, libc::IPV6_RECVERR) => {
+                // SAFETY: the data belong to this header, and to an IPv6 error.
+                let (error, by) = unsafe { read_control::<libc::sockaddr_in6>(&head, data) }?;
+                let known = i32::from(by.sin6_family) == libc::AF_INET6;
+                return Some((error, known.then(|| Ipv6Addr::from(by.sin6_addr.s6_addr).to_canonical())));
+            }
+            _ => {}
         }
         // SAFETY: message and header belong together, and are as the kernel left them.
         header = unsafe { libc::CMSG_NXTHDR(message, header) };
@@ -383,8 +430,25 @@ fn extended_error(message: &libc::msghdr) -> Option<(libc::sock_extended_err, Op
     None
 }
 
-fn ipv4(address: libc::in_addr) -> Ipv4Addr {
-    Ipv4Addr::from_bits(u32::from_be(address.s_addr))
+/// Reads what the kernel stores behind the header of such a control message: the error, and the offender's address.
+///
+/// # Safety
+/// `data` is where the message's data begin, which are as long as the header says; `A` is a struct of plain numbers.
+unsafe fn read_control<A: Copy>(head: &libc::cmsghdr, data: *const u8) -> Option<(libc::sock_extended_err, A)> {
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Data<A> {
+        error: libc::sock_extended_err,
+        offender: A,
+    }
+    // SAFETY: computes with a length only.
+    let wanted = unsafe { libc::CMSG_LEN(size_of::<Data<A>>() as u32) } as usize;
+    if head.cmsg_len < wanted {
+        return None;
+    }
+    // SAFETY: the length was checked, both types are plain numbers, and the bytes need not be aligned.
+    let data = unsafe { data.cast::<Data<A>>().read_unaligned() };
+    Some((data.error, data.offender))
 }
 
 /// The name servers of a `resolv.conf`, read again when the file has changed.
@@ -414,16 +478,36 @@ impl ResolvConf {
     }
 }
 
-/// The `nameserver` lines. Addresses with a scope (`fe80::1%eth0`) are passed over.
+/// The `nameserver` lines. A link-local address names its interface (`fe80::1%eth0`); if that is not there, it is passed
+/// over.
 fn parse_resolv_conf(text: &str) -> Vec<SocketAddr> {
     let addresses = text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next()) {
-            (Some("nameserver"), Some(address)) => address.parse::<IpAddr>().ok(),
+            (Some("nameserver"), Some(address)) => server_address(address),
             _ => None,
         }
     });
-    addresses.take(MAX_RESOLVERS).map(|address| SocketAddr::new(address, crate::dns::PORT)).collect()
+    addresses.take(MAX_RESOLVERS).collect()
+}
+
+fn server_address(text: &str) -> Option<SocketAddr> {
+    const PORT: u16 = crate::dns::PORT;
+    match text.split_once('%') {
+        None => Some(SocketAddr::new(text.parse().ok()?, PORT)),
+        Some((address, interface)) => {
+            let scope = interface.parse().ok().or_else(|| interface_index(interface))?;
+            Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into())
+        }
+    }
+}
+
+/// The number of a network interface.
+fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name ends with a zero and outlives the call, which only reads it.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
 }
 
 #[cfg(test)]
@@ -442,35 +526,60 @@ mod tests {
         assert_eq!(file.servers(), ["192.0.2.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
         fs::write(&path, "nameserver 192.0.2.2\n").unwrap();
         assert_eq!(file.servers(), ["192.0.2.2:53".parse().unwrap()]);
+        fs::write(&path, "nameserver fe80::1%lo\nnameserver fe80::2%7\nnameserver fe80::3%nowhere0\n").unwrap();
+        let on = |address: &str, scope| SocketAddrV6::new(address.parse().unwrap(), 53, 0, scope).into();
+        assert_eq!(file.servers(), [on("fe80::1", 1), on("fe80::2", 7)]);
         fs::remove_file(&path).unwrap();
         assert!(file.servers().is_empty());
     }
 
     #[test]
     fn a_refused_datagram_comes_back_with_its_address() {
-        let mut sockets = Sockets::new().unwrap();
-        let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        sockets.datagram(udp(0), Datagram::Unbound).unwrap();
-        sockets.send_to(udp(0), b"x", closed).unwrap();
-        let mut ready = Vec::new();
-        sockets.wait(Some(Duration::from_secs(5)), &mut ready).unwrap();
-        assert!(ready.iter().any(|r| r.id == udp(0) && r.error));
-        let rejection = sockets.rejection(udp(0)).unwrap();
-        assert_eq!(SocketAddr::V4(rejection.to), closed);
-        assert_eq!((rejection.icmp_type, rejection.icmp_code), (3, 3));
-        assert_eq!(rejection.by, Some(Ipv4Addr::LOCALHOST));
-        assert_eq!(sockets.rejection(udp(0)), None);
+        for (address, family, error) in [("127.0.0.1:0", Family::V4, (3, 3)), ("[::1]:0", Family::V6, (1, 4))] {
+            let mut sockets = Sockets::new().unwrap();
+            let closed = std::net::UdpSocket::bind(address).unwrap().local_addr().unwrap();
+            sockets.datagram(udp(0), Datagram::Unbound(family)).unwrap();
+            sockets.send_to(udp(0), b"x", closed, Some(9)).unwrap();
+            let mut ready = Vec::new();
+            sockets.wait(Some(Duration::from_secs(5)), &mut ready).unwrap();
+            assert!(ready.iter().any(|r| r.id == udp(0) && r.error));
+            let rejection = sockets.rejection(udp(0)).unwrap();
+            assert_eq!(rejection.to, closed);
+            assert_eq!((rejection.icmp_type, rejection.icmp_code), error);
+            assert_eq!((rejection.by, &rejection.quote[..]), (Some(closed.ip()), &b"x"[..]));
+            assert_eq!(sockets.rejection(udp(0)), None);
+        }
+    }
+
+    #[test]
+    fn datagrams_have_the_hop_limit_that_each_was_given() {
+        for (address, family) in [("127.0.0.1:0", Family::V4), ("[::1]:0", Family::V6)] {
+            let receiver = Socket::from(std::net::UdpSocket::bind(address).unwrap());
+            let to = receiver.local_addr().unwrap().as_socket().unwrap();
+            let mut sockets = Sockets::new().unwrap();
+            sockets.datagram(udp(0), Datagram::Unbound(family)).unwrap();
+            for hops in [1, 1, 63, 255, 2] {
+                sockets.send_to(udp(0), b"x", to, Some(hops)).unwrap();
+                let socket = sockets.get(udp(0)).unwrap();
+                let set = match family {
+                    Family::V4 => socket.ttl_v4().unwrap(),
+                    Family::V6 => socket.unicast_hops_v6().unwrap(),
+                };
+                assert_eq!(set, u32::from(hops));
+                assert_eq!(receiver.recv(uninit(&mut [0; 9])).unwrap(), 1);
+            }
+        }
     }
 
     #[test]
     fn closed_sockets_are_forgotten() {
         let mut sockets = Sockets::new().unwrap();
-        sockets.datagram(udp(3), Datagram::Unbound).unwrap();
+        sockets.datagram(udp(3), Datagram::Unbound(Family::V4)).unwrap();
         assert_eq!(sockets.len(), 1);
         sockets.close(udp(3));
         sockets.close(udp(3));
         sockets.reset(udp(77));
         assert!(sockets.is_empty());
-        assert!(sockets.send_to(udp(3), b"", "127.0.0.1:1".parse().unwrap()).is_err());
+        assert!(sockets.send_to(udp(3), b"", "127.0.0.1:1".parse().unwrap(), None).is_err());
     }
 }

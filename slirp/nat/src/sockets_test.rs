@@ -1,7 +1,7 @@
-//! The core with real sockets on 127.0.0.1, reached by the guest through the gateway's address.
+//! The core with real sockets on 127.0.0.1 and ::1, reached by the guest through the gateway's addresses.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use link::Offloads;
@@ -37,7 +37,11 @@ impl RealLab {
     }
 
     fn connect(&mut self, port: u16) -> SocketHandle {
-        let handle = self.guest.connect(SocketAddrV4::new(GATEWAY, port));
+        self.connect_to((GATEWAY, port))
+    }
+
+    fn connect_to(&mut self, to: impl Into<SocketAddr>) -> SocketHandle {
+        let handle = self.guest.connect(to);
         self.until("an answer to the SYN", |lab| lab.guest.tcp(handle).state() != State::SynSent);
         handle
     }
@@ -49,7 +53,11 @@ impl RealLab {
 
 /// A server on 127.0.0.1 that hands each connection to `serve`, in a thread.
 fn server(serve: impl Fn(TcpStream) + Send + 'static) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    server_at("127.0.0.1:0", serve)
+}
+
+fn server_at(address: &str, serve: impl Fn(TcpStream) + Send + 'static) -> u16 {
+    let listener = TcpListener::bind(address).unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || listener.incoming().flatten().for_each(serve));
     port
@@ -64,14 +72,19 @@ fn echo(mut stream: TcpStream) {
     }
 }
 
+/// The gateway's addresses, and those of the host's loopback that they lead to.
+const WAYS: [(IpAddr, &str); 2] = [(IpAddr::V4(GATEWAY), "127.0.0.1:0"), (IpAddr::V6(GATEWAY6), "[::1]:0")];
+
 #[test]
 fn a_server_echoes_everything_and_the_end_of_it() {
-    let port = server(echo);
-    for offloads in [Offloads::NONE, Offloads::ALL] {
+    for ((gateway, address), offloads) in
+        WAYS.into_iter().flat_map(|way| [Offloads::NONE, Offloads::ALL].map(|offloads| (way, offloads)))
+    {
+        let port = server_at(address, echo);
         let mut lab = lab(Config::default());
         lab.guest = Guest::new(offloads == Offloads::NONE);
         lab.nat.accept(offloads);
-        let handle = lab.connect(port);
+        let handle = lab.connect_to((gateway, port));
         let data: Vec<u8> = (0..4_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
         let (mut given, mut got) = (0, Vec::new());
         lab.until("the echo", |lab| {
@@ -94,11 +107,13 @@ fn a_server_echoes_everything_and_the_end_of_it() {
 
 #[test]
 fn a_closed_port_refuses() {
-    let mut lab = lab(Config::default());
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let handle = lab.connect(port);
-    assert_eq!(lab.guest.tcp(handle).state(), State::Closed);
-    assert_eq!((lab.nat.flows().0, lab.sockets()), (0, 0));
+    for (gateway, address) in WAYS {
+        let mut lab = lab(Config::default());
+        let port = TcpListener::bind(address).unwrap().local_addr().unwrap().port();
+        let handle = lab.connect_to((gateway, port));
+        assert_eq!(lab.guest.tcp(handle).state(), State::Closed);
+        assert_eq!((lab.nat.flows().0, lab.sockets()), (0, 0));
+    }
 }
 
 #[test]
@@ -153,27 +168,34 @@ fn a_thousand_connections_leave_no_socket() {
 
 #[test]
 fn datagrams_are_echoed_and_refusals_are_told() {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let to = SocketAddrV4::new(GATEWAY, socket.local_addr().unwrap().port());
-    std::thread::spawn(move || {
-        let mut buffer = [0; 2000];
-        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
-            socket.send_to(&buffer[..len], from).unwrap();
+    for (gateway, address) in WAYS {
+        let socket = UdpSocket::bind(address).unwrap();
+        let to = SocketAddr::new(gateway, socket.local_addr().unwrap().port());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2000];
+            while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+                socket.send_to(&buffer[..len], from).unwrap();
+            }
+        });
+        let mut lab = lab(Config::default());
+        for payload in [&b""[..], b"hello", &[7; 1452]] {
+            lab.guest.send(datagram(4000, to, payload));
+            lab.until("the echo", |lab| !lab.guest.others.is_empty());
+            let (protocol, from, _, udp) = parse_any(&lab.guest.others.pop_front().unwrap());
+            assert_eq!((protocol, from, &udp[8..]), (17, gateway, payload));
         }
-    });
-    let mut lab = lab(Config::default());
-    for payload in [&b""[..], b"hello", &[7; 1472]] {
-        lab.guest.send(datagram(4000, to, payload));
-        lab.until("the echo", |lab| !lab.guest.others.is_empty());
-        let (protocol, from, _, udp) = parse(&lab.guest.others.pop_front().unwrap());
-        assert_eq!((protocol, from, &udp[8..]), (17, GATEWAY, payload));
+        let closed = UdpSocket::bind(address).unwrap().local_addr().unwrap().port();
+        lab.guest.send(datagram(4000, SocketAddr::new(gateway, closed), b"x"));
+        lab.until("the refusal", |lab| !lab.guest.others.is_empty());
+        let (protocol, from, _, message) = parse_any(&lab.guest.others[0]);
+        let refusal = if gateway.is_ipv4() { (1, 3, 3) } else { (58, 1, 4) };
+        assert_eq!((from, (protocol, message[0], message[1])), (gateway, refusal));
+        // It quotes the datagram: ports, and the one byte.
+        let quoted = etherparse::PacketHeaders::from_ip_slice(&message[8..]).unwrap();
+        let udp = quoted.transport.unwrap().udp().unwrap();
+        assert_eq!((udp.source_port, udp.destination_port, message.last()), (4000, closed, Some(&b'x')));
+        assert_eq!(lab.sockets(), 1);
     }
-    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    lab.guest.send(datagram(4000, SocketAddrV4::new(GATEWAY, closed), b"x"));
-    lab.until("the refusal", |lab| !lab.guest.others.is_empty());
-    let (protocol, _, _, message) = parse(&lab.guest.others[0]);
-    assert_eq!((protocol, message[0], message[1]), (1, 3, 3));
-    assert_eq!(lab.sockets(), 1);
 }
 
 #[test]

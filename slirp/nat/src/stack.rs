@@ -7,10 +7,14 @@
 //! Settings, and why (smoltcp 0.14): no delayed ACK and no Nagle, because both hold up a lone segment of 64 KiB or the
 //! tail of a transfer by 10 ms or a round trip; any-IP, because the far ends of a NAT have every address.
 //!
+//! smoltcp's segmentation over IPv6 drops every packet longer than the MTU. So there the MTU is declared as long as a
+//! packet can be, and what smoltcp does with the real one is done here: the segment size in a SYN of the guest's is
+//! bounded before smoltcp sees it, that in ours is written behind smoltcp's back, and the size to cut at follows.
+//!
 //! A stack is used for one connection after the other; `listen` and `connect` begin a new one.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -19,7 +23,9 @@ use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
 
+use crate::host::Family;
 use crate::memory::Mapping;
+use crate::wire::{IPV4, IPV6, be16};
 
 /// Bytes of each ring. The one towards the host is also the receive window: 718 segments of MTU 1500, so that a guest
 /// cannot overrun the queue of 1000 packets that a TAP has.
@@ -28,15 +34,25 @@ pub(crate) const RING: usize = 1 << 20;
 /// Bytes of the rings that an idle connection may keep.
 const BULKY: usize = 64 << 10;
 
-/// The longest IPv4 packet, which is what one emission is bounded by.
+/// What one emission is bounded by: the longest IPv4 packet.
 const MAX_PACKET: usize = 65535;
 
-/// Bytes of the IPv4 and TCP headers that smoltcp emits behind the handshake.
-const HEADERS: usize = 40;
+/// The longest IPv6 packet.
+const MAX_PACKET_IPV6: usize = IPV6 + 65535;
+
+/// Bytes of the TCP header that smoltcp emits behind the handshake.
+const TCP_HEADER: usize = 20;
+
+/// What a guest takes that names no segment size, as smoltcp has it (RFC 9293 §3.7.1).
+const DEFAULT_MSS: u16 = 536;
+
+/// The smallest segment size that smoltcp obeys.
+const MIN_MSS: u16 = 48;
 
 /// What a connection's packets look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
+    pub family: Family,
     /// Bytes of IP packet, if it is not to be segmented.
     pub mtu: u16,
     /// The guest's side cuts segments itself.
@@ -51,14 +67,39 @@ impl Shape {
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = self.mtu.into();
         capabilities.checksum = checksum;
-        capabilities.segmentation.tcpv4 = NonZeroUsize::new(self.longest()).filter(|_| self.segmentation);
+        let longest = NonZeroUsize::new(self.longest()).filter(|_| self.segmentation);
+        match self.family {
+            Family::V4 => capabilities.segmentation.tcpv4 = longest,
+            Family::V6 => capabilities.segmentation.tcpv6 = longest,
+        }
+        if self.hides_mtu() {
+            capabilities.max_transmission_unit = MAX_PACKET_IPV6;
+        }
         capabilities
+    }
+
+    /// Whether smoltcp is told another MTU than the link has.
+    fn hides_mtu(self) -> bool {
+        self.segmentation && self.family == Family::V6
+    }
+
+    /// Bytes of the IP header.
+    pub(crate) fn header(self) -> usize {
+        match self.family {
+            Family::V4 => IPV4,
+            Family::V6 => IPV6,
+        }
+    }
+
+    /// The longest payload of one segment.
+    fn segment(self) -> u16 {
+        self.mtu - (self.header() + TCP_HEADER) as u16
     }
 
     /// The longest packet to be segmented: as many full segments as fit, so that none is cut off a tail of a few bytes.
     fn longest(self) -> usize {
-        let segment = usize::from(self.mtu) - HEADERS;
-        HEADERS + (MAX_PACKET - HEADERS) / segment * segment
+        let (headers, segment) = (self.header() + TCP_HEADER, usize::from(self.segment()));
+        headers + (MAX_PACKET - headers) / segment * segment
     }
 }
 
@@ -75,6 +116,8 @@ pub(crate) struct Emitted {
 pub(crate) struct Stack {
     interface: Interface,
     shape: Shape,
+    /// The longest segment that the guest takes, within the MTU.
+    mss: u16,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     /// Bytes moved since the rings' memory was last given back: a bound on what has been touched.
@@ -96,12 +139,14 @@ impl Stack {
         socket.set_nagle_enabled(false);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Ok(Self { interface: interface(shape, seed, now), shape, sockets, handle, moved: 0, rings })
+        let interface = interface(shape, seed, now);
+        Ok(Self { interface, shape, mss: DEFAULT_MSS, sockets, handle, moved: 0, rings })
     }
 
     /// Makes an idle stack ready for another connection.
     pub(crate) fn renew(&mut self, shape: Shape, seed: u64, now: Instant) {
         self.shape = shape;
+        self.mss = DEFAULT_MSS;
         self.interface = interface(shape, seed, now);
     }
 
@@ -114,14 +159,14 @@ impl Stack {
     }
 
     /// Waits for the guest's SYN to this address; false if smoltcp cannot serve it (port 0).
-    pub(crate) fn listen(&mut self, at: SocketAddrV4) -> bool {
+    pub(crate) fn listen(&mut self, at: SocketAddr) -> bool {
         let socket = self.socket_mut();
         socket.abort();
         socket.listen(at).is_ok()
     }
 
     /// Connects to the guest; false if smoltcp cannot (port 0).
-    pub(crate) fn connect(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> bool {
+    pub(crate) fn connect(&mut self, from: SocketAddr, to: SocketAddr) -> bool {
         let socket = self.sockets.get_mut::<Socket<'static>>(self.handle);
         socket.abort();
         socket.connect(self.interface.context(), to, from).is_ok()
@@ -129,16 +174,45 @@ impl Stack {
 
     /// Takes a packet from the guest; an immediate answer is written into `out`.
     pub(crate) fn ingress(&mut self, now: Instant, packet: &[u8], out: &mut [u8]) -> Option<Emitted> {
-        let mut device = Phy { input: Some(packet), output: Some(out), emitted: None, shape: self.shape };
-        self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
-        device.emitted
+        if self.shape.family == Family::V6 && is_syn(self.shape, packet) {
+            let mut bounded = packet.to_vec();
+            self.mss = bound_mss(self.shape, &mut bounded).unwrap_or(DEFAULT_MSS).max(MIN_MSS);
+            return self.poll(now, Some(&bounded), out);
+        }
+        self.poll(now, Some(packet), out)
     }
 
     /// Writes the next packet for the guest into `out`, if there is one.
     pub(crate) fn egress(&mut self, now: Instant, out: &mut [u8]) -> Option<Emitted> {
-        let mut device = Phy { input: None, output: Some(out), emitted: None, shape: self.shape };
-        self.interface.poll_egress(now, &mut device, &mut self.sockets);
-        device.emitted
+        self.poll(now, None, out)
+    }
+
+    fn poll(&mut self, now: Instant, input: Option<&[u8]>, out: &mut [u8]) -> Option<Emitted> {
+        let ingress = input.is_some();
+        let mut device = Phy { input, output: Some(out), emitted: None, shape: self.shape };
+        if ingress {
+            self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
+        } else {
+            self.interface.poll_egress(now, &mut device, &mut self.sockets);
+        }
+        let emitted = device.emitted?;
+        if !self.shape.hides_mtu() {
+            return Some(emitted);
+        }
+        let packet = out.get_mut(..emitted.len)?;
+        if is_syn(self.shape, packet) {
+            bound_mss(self.shape, packet);
+        }
+        Some(Emitted { segment: self.cut(packet), ..emitted })
+    }
+
+    /// The size to cut a packet of smoltcp's at, if it is longer than the guest takes.
+    fn cut(&self, packet: &[u8]) -> Option<u16> {
+        let header = tcp_header_len(self.shape, packet)?;
+        let payload = packet.len().checked_sub(self.shape.header() + header)?;
+        // Options take from the payload's room.
+        let segment = self.mss.saturating_sub((header - TCP_HEADER) as u16);
+        (payload > usize::from(segment)).then_some(segment)
     }
 
     /// When [`Stack::egress`] is to be called again.
@@ -232,6 +306,41 @@ impl Stack {
 
     fn socket_mut(&mut self) -> &mut Socket<'static> {
         self.sockets.get_mut::<Socket<'static>>(self.handle)
+    }
+}
+
+fn is_syn(shape: Shape, packet: &[u8]) -> bool {
+    const SYN: u8 = 0x02;
+    packet.get(shape.header() + 13).is_some_and(|flags| flags & SYN != 0)
+}
+
+/// Bytes of a packet's TCP header, if they are there.
+fn tcp_header_len(shape: Shape, packet: &[u8]) -> Option<usize> {
+    let len = usize::from(packet.get(shape.header() + 12)? >> 4) * 4;
+    (TCP_HEADER..=packet.len() - shape.header()).contains(&len).then_some(len)
+}
+
+/// Bounds the segment size in a SYN's options (RFC 9293 §3.2) by the MTU, and returns it if there is one.
+fn bound_mss(shape: Shape, packet: &mut [u8]) -> Option<u16> {
+    const END: u8 = 0;
+    const NOP: u8 = 1;
+    const MSS: u8 = 2;
+    let options_at = shape.header() + TCP_HEADER;
+    let end = shape.header() + tcp_header_len(shape, packet)?;
+    let mut rest = packet.get_mut(options_at..end)?;
+    loop {
+        let step = match rest {
+            [NOP, ..] => 1,
+            [] | [END, ..] => return None,
+            [MSS, 4, value @ ..] => {
+                let mss = be16(value, 0).min(shape.segment());
+                value.get_mut(..2)?.copy_from_slice(&mss.to_be_bytes());
+                return Some(mss);
+            }
+            [_, len, ..] if *len >= 2 => usize::from(*len),
+            _ => return None,
+        };
+        rest = rest.get_mut(step..)?;
     }
 }
 

@@ -24,21 +24,21 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use link::{Checksum, DropReason, GsoType, VnetHeader};
 use smoltcp::socket::tcp::State;
 
-use crate::arp;
+use crate::ends::End;
 use crate::env::{Env, Ready};
-use crate::host::{Host, Kind, Readiness, SocketId};
-use crate::icmp;
+use crate::host::{Family, Host, Kind, Readiness, SocketId};
+use crate::icmp::{self, Unreachable};
 use crate::route::{Route, route};
 use crate::slab::Slab;
 use crate::stack::{Emitted, RING, Shape, Stack};
 use crate::timers::Timer;
-use crate::wire::{self, ETHERNET, ETHERTYPE_IPV4, IPV4, Ipv4, Ipv4Header};
+use crate::wire::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ip, IpHeader};
 
 /// Connections at most.
 const MAX_FLOWS: usize = 16384;
@@ -83,10 +83,10 @@ pub(crate) struct Tcp {
 }
 
 /// A connection's two ends, as the guest sees them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
-    guest: SocketAddrV4,
-    remote: SocketAddrV4,
+    guest: End,
+    remote: End,
 }
 
 struct Flow {
@@ -224,10 +224,10 @@ impl Flow {
         }
     }
 
-    /// Remembers how far an emitted packet acknowledges.
-    fn note_acknowledged(&mut self, packet: &[u8]) {
-        let number = |at| u32::from(wire::be16(packet, at));
-        self.acknowledged_to = number(IPV4 + 8) << 16 | number(IPV4 + 10);
+    /// Remembers how far an emitted segment acknowledges.
+    fn note_acknowledged(&mut self, segment: &[u8]) {
+        let number = |at| u32::from(wire::be16(segment, at));
+        self.acknowledged_to = number(8) << 16 | number(10);
     }
 
     /// Whether memory is held that no byte needs.
@@ -265,7 +265,7 @@ struct Segment {
 }
 
 impl Segment {
-    fn parse(ip: &Ipv4<'_>, verify: bool) -> Result<Self, DropReason> {
+    fn parse(ip: &Ip<'_>, verify: bool) -> Result<Self, DropReason> {
         let header: &[u8; HEADER] = ip.payload.first_chunk().ok_or(DropReason::Malformed)?;
         let header_len = usize::from(header[12] >> 4) * 4;
         let payload_len = ip.payload.len().checked_sub(header_len).ok_or(DropReason::Malformed)?;
@@ -290,7 +290,7 @@ impl Segment {
         self.flags & flag != 0
     }
 
-    /// The sequence numbers it takes up. A payload is no longer than an IPv4 packet.
+    /// The sequence numbers it takes up. A payload is no longer than an IP packet.
     fn len(&self) -> u32 {
         self.payload_len as u32 + u32::from(self.has(SYN)) + u32::from(self.has(FIN))
     }
@@ -313,15 +313,12 @@ impl Tcp {
     }
 
     /// Takes a segment from a guest; `verify` asks for its checksum to be verified.
-    pub(crate) fn input<H: Host>(&mut self, env: &mut Env<H>, ip: &Ipv4<'_>, verify: bool) -> Result<(), DropReason> {
+    pub(crate) fn input<H: Host>(&mut self, env: &mut Env<H>, ip: &Ip<'_>, verify: bool) -> Result<(), DropReason> {
         let segment = Segment::parse(ip, verify)?;
         if segment.from_port == 0 || segment.to_port == 0 {
             return Err(DropReason::Malformed);
         }
-        let key = Key {
-            guest: SocketAddrV4::new(ip.from, segment.from_port),
-            remote: SocketAddrV4::new(ip.to, segment.to_port),
-        };
+        let key = Key { guest: End::new(ip.from, segment.from_port), remote: End::new(ip.to, segment.to_port) };
         let Some(&place) = self.by_key.get(&key) else {
             return self.unknown(env, key, ip, &segment);
         };
@@ -333,8 +330,7 @@ impl Tcp {
                 self.remove(env, place, Ending::Closed);
             } else if segment.has(SYN) && !segment.has(ACK) {
                 // The same again, or a new attempt after the guest has started anew.
-                syn.clear();
-                syn.extend_from_slice(ip.bytes);
+                *syn = ip.plain().into_owned();
             }
             return Ok(());
         }
@@ -360,11 +356,12 @@ impl Tcp {
         place: u32,
         out: &mut [u8],
     ) -> Option<(VnetHeader, usize)> {
-        let shape = shape(env);
         let now = self.clock(env.now);
         let flow = self.flows.get_mut(place)?;
         flow.listed = false;
-        let Some(mac) = env.neighbours.get(*flow.key.guest.ip()) else {
+        let guest = flow.key.guest.ip();
+        let shape = shape(env, Family::of(guest));
+        let Some(mac) = env.neighbours.get(guest) else {
             self.resolve(env, place);
             return None;
         };
@@ -376,10 +373,11 @@ impl Tcp {
             self.settle(env, place);
             return None;
         };
-        flow.note_acknowledged(&out[ETHERNET..]);
+        flow.note_acknowledged(&out[ETHERNET + shape.header()..]);
         env.list(Ready::Tcp(place), &mut flow.listed);
-        wire::put_ethernet(out, mac, env.mac_for(*flow.key.remote.ip()), ETHERTYPE_IPV4);
-        let header = finish(&mut out[..ETHERNET + emitted.len], emitted, env.offloads.checksum);
+        let remote = flow.key.remote.ip();
+        let header = finish(&mut out[..ETHERNET + emitted.len], (remote, guest), emitted, env.offloads.checksum);
+        wire::put_ethernet(out, mac, env.mac_for(remote), ethertype(shape.family));
         Some((header, ETHERNET + emitted.len))
     }
 
@@ -411,7 +409,7 @@ impl Tcp {
         }
         flow.armed = None;
         let silence = env.now.saturating_duration_since(flow.heard);
-        let unknown = env.neighbours.get(*flow.key.guest.ip()).is_none();
+        let unknown = env.neighbours.get(flow.key.guest.ip()).is_none();
         if flow.awaits_guest() && (silence >= STALL || unknown && silence >= RESOLVE) {
             return self.remove(env, place, Ending::Reset);
         }
@@ -436,7 +434,7 @@ impl Tcp {
         &mut self,
         env: &mut Env<H>,
         listener: SocketId,
-        guest: SocketAddrV4,
+        guest: impl Into<SocketAddr>,
     ) -> io::Result<()> {
         if self.flows.len() >= MAX_FLOWS {
             env.drops.count(DropReason::Limit);
@@ -444,16 +442,17 @@ impl Tcp {
         }
         let place = self.flows.next();
         let peer = env.host.accept(listener, id(place))?;
-        let Some(key) = self.forwarded_key(env, guest, peer) else {
+        let guest = guest.into();
+        let Some(key) = self.forwarded_key(env, guest.into(), peer.into()) else {
             env.host.reset(id(place));
             return Ok(());
         };
         let now = env.now;
-        let Some(mut stack) = self.stack(env) else {
+        let Some(mut stack) = self.stack(env, Family::of(guest.ip())) else {
             env.host.reset(id(place));
             return Ok(());
         };
-        if !stack.connect(key.remote, key.guest) {
+        if !stack.connect(key.remote.into(), key.guest.into()) {
             env.host.reset(id(place));
             return Ok(());
         }
@@ -469,14 +468,13 @@ impl Tcp {
 
     /// Under which addresses a forwarded connection appears to the guest: the peer's own, or the gateway's if the
     /// guest could not answer that one.
-    fn forwarded_key<H>(&self, env: &mut Env<H>, guest: SocketAddrV4, peer: SocketAddrV4) -> Option<Key> {
-        let address = visible(env, *peer.ip());
-        let mut key = Key { guest, remote: SocketAddrV4::new(address, peer.port()) };
+    fn forwarded_key<H>(&self, env: &mut Env<H>, guest: End, peer: SocketAddr) -> Option<Key> {
+        let mut key = Key { guest, remote: End::new(visible(env, guest.ip(), peer.ip()), peer.port()) };
         for _ in 0..64 {
             if key.remote.port() != 0 && !self.by_key.contains_key(&key) {
                 return Some(key);
             }
-            key.remote.set_port(0x8000 | env.random.next() as u16);
+            key.remote = key.remote.with_port(0x8000 | env.random.next() as u16);
         }
         None
     }
@@ -486,7 +484,7 @@ impl Tcp {
         &mut self,
         env: &mut Env<H>,
         key: Key,
-        ip: &Ipv4<'_>,
+        ip: &Ip<'_>,
         segment: &Segment,
     ) -> Result<(), DropReason> {
         if segment.has(RST) {
@@ -501,7 +499,7 @@ impl Tcp {
         }
         match route(&env.config, ip.to) {
             Route::Nowhere => {
-                icmp::unreachable(env, ip.from, icmp::HOST_UNREACHABLE, ip.bytes);
+                icmp::unreachable(env, ip, Unreachable::Host);
                 Err(DropReason::Unserved)
             }
             Route::Closed => Err(DropReason::Unserved),
@@ -514,6 +512,7 @@ impl Tcp {
                 Ok(())
             }
             Route::Host(address) => {
+                icmp::hops(env, ip, address)?;
                 let target = SocketAddr::from((address, segment.to_port));
                 self.connect(env, key, ip, segment, vec![target])
             }
@@ -525,7 +524,7 @@ impl Tcp {
         &mut self,
         env: &mut Env<H>,
         key: Key,
-        ip: &Ipv4<'_>,
+        ip: &Ip<'_>,
         segment: &Segment,
         mut targets: Vec<SocketAddr>,
     ) -> Result<(), DropReason> {
@@ -543,7 +542,7 @@ impl Tcp {
         if let Err(error) = outcome {
             return refuse(env, key, ip, segment, &error);
         }
-        let phase = Phase::Connecting { syn: ip.bytes.to_vec(), others: targets };
+        let phase = Phase::Connecting { syn: ip.plain().into_owned(), others: targets };
         let mut flow = Flow::new(key, phase, env.now);
         flow.note_sent(segment);
         let inserted = self.flows.insert(flow);
@@ -554,12 +553,14 @@ impl Tcp {
 
     /// The host's connection is made: the guest's SYN gets its answer.
     fn connected<H: Host>(&mut self, env: &mut Env<H>, place: u32) {
-        let stack = self.stack(env);
+        let Some(flow) = self.flows.get_mut(place) else { return };
+        let family = Family::of(flow.key.guest.ip());
+        let stack = self.stack(env, family);
         let now = self.clock(env.now);
         let Some(flow) = self.flows.get_mut(place) else { return };
         let Some(mut stack) = stack else { return self.remove(env, place, Ending::Reset) };
         let Phase::Connecting { syn, .. } = &flow.phase else { return };
-        let answered = stack.listen(flow.key.remote) && stack.ingress(now, syn, &mut self.reply[..]).is_none();
+        let answered = stack.listen(flow.key.remote.into()) && stack.ingress(now, syn, &mut self.reply[..]).is_none();
         if !answered || stack.state() != State::SynReceived {
             return self.remove(env, place, Ending::Reset);
         }
@@ -580,7 +581,7 @@ impl Tcp {
         }
         let (key, syn) = (flow.key, std::mem::take(syn));
         self.remove(env, place, Ending::Closed);
-        let Ok(ip) = Ipv4::parse(&syn) else { return };
+        let Ok(ip) = Ip::parse(&syn) else { return };
         let Ok(segment) = Segment::parse(&ip, false) else { return };
         if let Err(reason) = refuse(env, key, &ip, &segment, error) {
             env.drops.count(reason);
@@ -588,11 +589,11 @@ impl Tcp {
     }
 
     /// A segment for an open connection.
-    fn segment<H: Host>(&mut self, env: &mut Env<H>, place: u32, ip: &Ipv4<'_>) {
+    fn segment<H: Host>(&mut self, env: &mut Env<H>, place: u32, ip: &Ip<'_>) {
         let now = self.clock(env.now);
         let Some(flow) = self.flows.get_mut(place) else { return };
         let Phase::Open(stack) = &mut flow.phase else { return };
-        let answer = stack.ingress(now, ip.bytes, &mut self.reply[..]);
+        let answer = stack.ingress(now, &ip.plain(), &mut self.reply[..]);
         flow.guest_done |=
             matches!(stack.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
         if stack.received() > RING / 2 {
@@ -604,12 +605,13 @@ impl Tcp {
         }
         if let (Some(emitted), Some(mac)) = (answer, env.neighbours.get(ip.from)) {
             let packet = &self.reply[..emitted.len];
-            flow.note_acknowledged(packet);
+            let header = IpHeader::whole(ip.to, ip.from, wire::TCP, 0);
+            flow.note_acknowledged(&packet[header.len()..]);
             let from = env.mac_for(ip.to);
             env.queue_frame(ETHERNET + emitted.len, |frame| {
-                wire::put_ethernet(frame, mac, from, ETHERTYPE_IPV4);
+                wire::put_ethernet(frame, mac, from, header.ethertype());
                 frame[ETHERNET..].copy_from_slice(packet);
-                finish(frame, emitted, false);
+                finish(frame, (ip.to, ip.from), emitted, false);
             });
         }
     }
@@ -650,8 +652,8 @@ impl Tcp {
     /// Asks for a guest's Ethernet address; the flow goes on when it is known.
     fn resolve<H: Host>(&mut self, env: &mut Env<H>, place: u32) {
         let Some(flow) = self.flows.get_mut(place) else { return };
-        let address = *flow.key.guest.ip();
-        arp::ask(env, address);
+        let address = flow.key.guest.ip();
+        env.ask(address);
         flow.listed = env.neighbours.wait(address, Ready::Tcp(place));
         let at = env.now + RESOLVE_AGAIN;
         env.timers.arm(Timer::Tcp(place), &mut flow.armed, at);
@@ -665,7 +667,7 @@ impl Tcp {
             Ending::Closed => env.host.close(id(place)),
             Ending::Reset => env.host.reset(id(place)),
         }
-        if flow.listed && env.neighbours.get(*flow.key.guest.ip()).is_none() {
+        if flow.listed && env.neighbours.get(flow.key.guest.ip()).is_none() {
             env.neighbours.forget(Ready::Tcp(place));
         }
         if let Phase::Open(mut stack) = flow.phase
@@ -679,8 +681,8 @@ impl Tcp {
     }
 
     /// A stack for a new connection; none if there is no memory.
-    fn stack<H: Host>(&mut self, env: &mut Env<H>) -> Option<Box<Stack>> {
-        let (shape, seed, now) = (shape(env), env.random.next(), self.clock(env.now));
+    fn stack<H: Host>(&mut self, env: &mut Env<H>, family: Family) -> Option<Box<Stack>> {
+        let (shape, seed, now) = (shape(env, family), env.random.next(), self.clock(env.now));
         if let Some(mut stack) = self.spare.pop() {
             stack.renew(shape, seed, now);
             return Some(stack);
@@ -710,74 +712,86 @@ fn instant(start: Instant, at: smoltcp::time::Instant) -> Instant {
     start + Duration::from_micros(micros)
 }
 
-fn shape<H>(env: &Env<H>) -> Shape {
-    Shape { mtu: env.config.mtu, segmentation: env.offloads.checksum && env.offloads.tso4 }
+fn shape<H>(env: &Env<H>, family: Family) -> Shape {
+    let cuts = match family {
+        Family::V4 => env.offloads.tso4,
+        Family::V6 => env.offloads.tso6,
+    };
+    Shape { family, mtu: env.config.mtu, segmentation: env.offloads.checksum && cuts }
 }
 
-/// How a host address appears to the guest: loopback and addresses of the guest's own network as the gateway.
-pub(crate) fn visible<H>(env: &Env<H>, address: Ipv4Addr) -> Ipv4Addr {
-    if address.is_loopback() || address.is_unspecified() || env.config.network.contains(address) {
-        env.config.gateway
-    } else {
-        address
+fn ethertype(family: Family) -> u16 {
+    match family {
+        Family::V4 => ETHERTYPE_IPV4,
+        Family::V6 => ETHERTYPE_IPV6,
     }
 }
 
-/// Sees to the checksum and the offload header of a frame that smoltcp emitted.
-fn finish(frame: &mut [u8], emitted: Emitted, partial: bool) -> VnetHeader {
-    const FIELD: usize = ETHERNET + IPV4 + CHECKSUM;
-    let packet = &frame[ETHERNET..];
-    let (from, to) = (wire::address(packet, 12), wire::address(packet, 16));
-    let header_len = ETHERNET + IPV4 + usize::from(packet[IPV4 + 12] >> 4) * 4;
-    frame[FIELD..FIELD + 2].fill(0);
+/// How a host address appears to a guest: loopback and addresses of the guest's own network as the gateway, and so do
+/// those of the host's links, which mean nothing elsewhere.
+pub(crate) fn visible<H>(env: &Env<H>, guest: IpAddr, address: IpAddr) -> IpAddr {
+    let address = address.to_canonical();
+    let hidden = match address {
+        IpAddr::V4(inner) => env.config.network.contains(inner),
+        IpAddr::V6(inner) => {
+            inner.is_unicast_link_local() || env.config.ipv6.is_some_and(|net| net.network.contains(inner))
+        }
+    };
+    if hidden || address.is_loopback() || address.is_unspecified() { env.router(guest) } else { address }
+}
+
+/// Sees to the checksum and the offload header of a frame that smoltcp emitted between two addresses.
+fn finish(frame: &mut [u8], (from, to): (IpAddr, IpAddr), emitted: Emitted, partial: bool) -> VnetHeader {
+    let segment_at = ETHERNET + IpHeader::whole(from, to, wire::TCP, 0).len();
+    let field = segment_at + CHECKSUM;
+    let header_len = segment_at + usize::from(frame[segment_at + 12] >> 4) * 4;
+    frame[field..field + 2].fill(0);
     if !partial {
-        let checksum = !wire::transport_sum(from, to, wire::TCP, &frame[ETHERNET + IPV4..]);
-        frame[FIELD..FIELD + 2].copy_from_slice(&checksum.to_be_bytes());
+        let checksum = !wire::transport_sum(from, to, wire::TCP, &frame[segment_at..]);
+        frame[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
         return VnetHeader::WHOLE;
     }
-    let pseudo = wire::fold(wire::pseudo_sum(from, to, wire::TCP, emitted.len - IPV4));
-    frame[FIELD..FIELD + 2].copy_from_slice(&pseudo.to_be_bytes());
-    VnetHeader {
-        checksum: Checksum::Partial { start: (ETHERNET + IPV4) as u16, offset: CHECKSUM as u16 },
-        gso_type: if emitted.segment.is_some() { GsoType::TcpV4 } else { GsoType::None },
-        ecn: false,
-        gso_size: emitted.segment.unwrap_or(0),
-        hdr_len: if emitted.segment.is_some() { header_len as u16 } else { 0 },
-    }
+    let pseudo = wire::fold(wire::pseudo_sum(from, to, wire::TCP, frame.len() - segment_at));
+    frame[field..field + 2].copy_from_slice(&pseudo.to_be_bytes());
+    let checksum = Checksum::Partial { start: segment_at as u16, offset: CHECKSUM as u16 };
+    let Some(gso_size) = emitted.segment else { return VnetHeader { checksum, ..VnetHeader::WHOLE } };
+    let gso_type = if from.is_ipv4() { GsoType::TcpV4 } else { GsoType::TcpV6 };
+    VnetHeader { checksum, gso_type, ecn: false, gso_size, hdr_len: header_len as u16 }
 }
 
 /// Tells the guest that its connection cannot be, in the words of the host's error.
 fn refuse<H: Host>(
     env: &mut Env<H>,
     key: Key,
-    ip: &Ipv4<'_>,
+    ip: &Ip<'_>,
     segment: &Segment,
     error: &io::Error,
 ) -> Result<(), DropReason> {
-    match error.raw_os_error() {
-        Some(libc::ETIMEDOUT) => return Ok(()),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EAGAIN) => {
+    let Some(code) = error.raw_os_error() else {
+        reset(env, key, segment);
+        return Ok(());
+    };
+    match (Unreachable::of(code, Family::of(ip.from)), code) {
+        (Some(why), _) => icmp::unreachable(env, ip, why),
+        (_, libc::ETIMEDOUT) => {}
+        (_, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EAGAIN) => {
             return Err(DropReason::Limit);
         }
-        Some(code) => match icmp::unreachable_code(code) {
-            Some(code) => icmp::unreachable(env, ip.from, code, ip.bytes),
-            None => reset(env, key, segment),
-        },
-        None => reset(env, key, segment),
+        _ => reset(env, key, segment),
     }
     Ok(())
 }
 
 /// Answers a segment by a reset (RFC 9293 §3.5.2).
 fn reset<H: Host>(env: &mut Env<H>, key: Key, segment: &Segment) {
-    let Some(mac) = env.neighbours.get(*key.guest.ip()) else { return };
+    let (from, to) = (key.remote.ip(), key.guest.ip());
+    let Some(mac) = env.neighbours.get(to) else { return };
     let (sequence, acknowledgement, flags) = if segment.has(ACK) {
         (segment.acknowledgement, 0, RST)
     } else {
         (0, segment.sequence.wrapping_add(segment.len()), RST | ACK)
     };
-    let (from, to) = (*key.remote.ip(), *key.guest.ip());
-    env.queue_packet(mac, Ipv4Header::whole(from, to, wire::TCP, HEADER), |header| {
+    env.queue_packet(mac, IpHeader::whole(from, to, wire::TCP, HEADER), |header| {
         header[..2].copy_from_slice(&key.remote.port().to_be_bytes());
         header[2..4].copy_from_slice(&key.guest.port().to_be_bytes());
         header[4..8].copy_from_slice(&sequence.to_be_bytes());

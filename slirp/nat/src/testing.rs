@@ -1,24 +1,26 @@
 //! For the tests: a guest with smoltcp as its TCP, a model of the operating system, and a lab that joins them.
 //!
-//! The model's peers are told by their port: 80 takes connections, 81 refuses, 82 is silent, 83 has no route, and a
-//! datagram to port 9 comes back as "port unreachable". Time in a [`Lab`] is what the test says it is.
+//! The model's peers are told by their port: 80 takes connections, 81 refuses, 82 is silent, 83 has no route, for 84 the
+//! host has no address, and a datagram to port 9 comes back as "port unreachable". Time in a [`Lab`] is what the test
+//! says it is.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use link::{Checksum, MacAddr, VnetHeader};
 use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer};
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
 use crate::config::Config;
 use crate::env::Random;
 use crate::host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
+use crate::icmp;
 use crate::nat::Nat;
-use crate::wire::{self, ETHERNET, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, IPV4, Ipv4, Ipv4Header, UDP};
+use crate::wire::{self, ETHERNET, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ip, IpHeader, UDP};
 
 pub(crate) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -26,13 +28,18 @@ pub(crate) const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 pub(crate) const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 pub(crate) const GUEST_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 pub(crate) const GATEWAY_MAC: MacAddr = MacAddr([0x52, 0x55, 10, 0, 2, 2]);
+pub(crate) const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0x15);
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2);
+pub(crate) const DNS6: Ipv6Addr = Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 3);
+pub(crate) const REMOTE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x80);
+pub(crate) const GATEWAY6_MAC: MacAddr = MacAddr([0x52, 0x56, 0, 0, 0, 2]);
 
 /// A guest: TCP by smoltcp, everything else as frames.
 pub(crate) struct Guest {
     pub sockets: SocketSet<'static>,
     interface: Interface,
     wire: GuestWire,
-    /// Frames that were neither TCP nor ARP.
+    /// Frames that were neither TCP nor ARP nor between neighbours.
     pub others: VecDeque<Vec<u8>>,
     next_port: u16,
 }
@@ -48,8 +55,12 @@ impl Guest {
         let mut wire = GuestWire { rx: VecDeque::new(), tx: VecDeque::new(), verify };
         let config = InterfaceConfig::new(HardwareAddress::Ethernet(EthernetAddress(GUEST_MAC.0)));
         let mut interface = Interface::new(config, &mut wire, smoltcp::time::Instant::ZERO);
-        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::Ipv4(Ipv4Cidr::new(GUEST, 24))).unwrap());
+        interface.update_ip_addrs(|addresses| {
+            addresses.push(IpCidr::new(GUEST.into(), 24)).unwrap();
+            addresses.push(IpCidr::new(GUEST6.into(), 64)).unwrap();
+        });
         interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
+        interface.routes_mut().add_default_ipv6_route(GATEWAY6).unwrap();
         Self { sockets: SocketSet::new(Vec::new()), interface, wire, others: VecDeque::new(), next_port: 40000 }
     }
 
@@ -60,10 +71,10 @@ impl Guest {
         socket
     }
 
-    pub(crate) fn connect(&mut self, to: SocketAddrV4) -> SocketHandle {
+    pub(crate) fn connect(&mut self, to: impl Into<SocketAddr>) -> SocketHandle {
         self.next_port = self.next_port.checked_add(1).unwrap_or(40000);
         let mut socket = Self::socket();
-        socket.connect(self.interface.context(), to, self.next_port).unwrap();
+        socket.connect(self.interface.context(), to.into(), self.next_port).unwrap();
         self.sockets.add(socket)
     }
 
@@ -84,12 +95,16 @@ impl Guest {
 
     fn receive(&mut self, frame: Vec<u8>) {
         let ethernet = Ethernet::parse(&frame).unwrap();
-        let tcp = match ethernet.ethertype {
+        let for_smoltcp = match ethernet.ethertype {
             ETHERTYPE_ARP => true,
-            ETHERTYPE_IPV4 => Ipv4::parse(ethernet.payload).unwrap().protocol == wire::TCP,
-            _ => false,
+            _ => {
+                let ip = Ip::parse(ethernet.payload).unwrap();
+                // Questions and answers of neighbours.
+                let ndp = ip.protocol == wire::ICMPV6 && [135, 136].contains(&ip.payload[0]);
+                ip.protocol == wire::TCP || ndp
+            }
         };
-        if tcp {
+        if for_smoltcp {
             self.wire.rx.push_back(frame);
         } else {
             self.others.push_back(frame);
@@ -120,6 +135,7 @@ impl Device for GuestWire {
         if !self.verify {
             capabilities.checksum = ChecksumCapabilities::ignored();
             capabilities.checksum.ipv4 = smoltcp::phy::Checksum::Both;
+            capabilities.checksum.icmpv6 = smoltcp::phy::Checksum::Both;
             capabilities.checksum.tcp = smoltcp::phy::Checksum::Tx;
         }
         capabilities
@@ -163,7 +179,10 @@ impl<H: Host> Lab<H> {
         let nat = Nat::new(config, host, 1, now).unwrap();
         let mut lab = Self { nat, guest: Guest::new(true), now, start: now, loss: 0, swaps: 0, random: Random::new(7) };
         lab.guest.send(arp_request(GATEWAY));
+        lab.guest.send(neighbour_solicitation(GUEST6, GATEWAY6));
         lab.step();
+        // The first advertisement.
+        lab.guest.others.clear();
         lab
     }
 
@@ -220,7 +239,7 @@ impl<H: Host> Lab<H> {
         self.step();
     }
 
-    /// Sends a frame and returns what comes back, TCP and ARP apart.
+    /// Sends a frame and returns what comes back, TCP and neighbours' talk apart.
     pub(crate) fn exchange(&mut self, frame: Vec<u8>) -> Vec<Vec<u8>> {
         self.guest.send(frame);
         self.step();
@@ -269,6 +288,8 @@ pub(crate) struct Model {
     pub waiting: VecDeque<SocketAddrV4>,
     /// Every datagram that was sent.
     pub sent: Vec<(SocketId, Vec<u8>, SocketAddr)>,
+    /// The hop limit of the last one.
+    pub hops: Option<u8>,
     pub listeners: Vec<SocketId>,
     pub ping_forbidden: bool,
     pub sockets_left: Option<usize>,
@@ -352,6 +373,7 @@ impl Host for Model {
             81 => connection.refused = Some(libc::ECONNREFUSED),
             82 => {}
             83 => return errno(libc::ENETUNREACH),
+            84 => return errno(libc::EADDRNOTAVAIL),
             _ => connection.established = true,
         }
         if to.port() != 82 {
@@ -421,7 +443,7 @@ impl Host for Model {
 
     fn datagram(&mut self, id: SocketId, how: Datagram) -> io::Result<SocketAddrV4> {
         self.charge()?;
-        if how == Datagram::Ping && self.ping_forbidden {
+        if matches!(how, Datagram::Ping(_)) && self.ping_forbidden {
             return errno(libc::EACCES);
         }
         self.datagrams.insert(id, DatagramSocket::default());
@@ -439,10 +461,13 @@ impl Host for Model {
         Ok((len, from))
     }
 
-    fn send_to(&mut self, id: SocketId, data: &[u8], to: SocketAddr) -> io::Result<()> {
+    fn send_to(&mut self, id: SocketId, data: &[u8], to: SocketAddr, hops: Option<u8>) -> io::Result<()> {
         let Some(socket) = self.datagrams.get_mut(&id) else { return errno(libc::EBADF) };
-        if let (9, SocketAddr::V4(to)) = (to.port(), to) {
-            socket.rejections.push_back(Rejection { to, by: None, icmp_type: 3, icmp_code: 3, mtu: 0 });
+        self.hops = hops;
+        if to.port() == 9 {
+            let (icmp_type, icmp_code) = if to.is_ipv4() { (3, 3) } else { (1, 4) };
+            let quote = data.to_vec();
+            socket.rejections.push_back(Rejection { to, by: None, icmp_type, icmp_code, info: 0, quote });
             self.events.push_back(Readiness { error: true, ..readiness(id) });
         }
         self.sent.push((id, data.to_vec(), to));
@@ -479,37 +504,77 @@ impl Host for Model {
 /// A frame from the guest to the gateway's Ethernet address.
 pub(crate) fn frame(ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; ETHERNET];
-    wire::put_ethernet(&mut frame, GATEWAY_MAC, GUEST_MAC, ethertype);
+    let to = if ethertype == ETHERTYPE_IPV6 { GATEWAY6_MAC } else { GATEWAY_MAC };
+    wire::put_ethernet(&mut frame, to, GUEST_MAC, ethertype);
     frame.extend(payload);
     frame
 }
 
-pub(crate) fn packet(to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    packet_from(GUEST, to, protocol, payload)
+/// The guest's address that talks with another one.
+pub(crate) fn guest_for(to: IpAddr) -> IpAddr {
+    if to.is_ipv4() { GUEST.into() } else { GUEST6.into() }
 }
 
-pub(crate) fn packet_from(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![0; IPV4];
-    Ipv4Header::whole(from, to, protocol, payload.len()).put(&mut packet);
-    packet.extend(payload);
-    frame(ETHERTYPE_IPV4, &packet)
+pub(crate) fn packet(to: impl Into<IpAddr>, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let to = to.into();
+    packet_from(guest_for(to), to, protocol, payload)
 }
 
-pub(crate) fn datagram(from_port: u16, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn packet_from(from: impl Into<IpAddr>, to: impl Into<IpAddr>, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    packet_of(IpHeader::whole(from, to, protocol, 0), payload)
+}
+
+/// A frame with exactly this header.
+pub(crate) fn packet_of(header: IpHeader, payload: &[u8]) -> Vec<u8> {
+    frame(header.ethertype(), &header.over(payload))
+}
+
+pub(crate) fn datagram(from_port: u16, to: impl Into<SocketAddr>, payload: &[u8]) -> Vec<u8> {
+    let to = to.into();
+    packet(to.ip(), wire::UDP_PROTOCOL, &datagram_bytes(from_port, to, payload))
+}
+
+/// A datagram of the guest's, from its UDP header on.
+pub(crate) fn datagram_bytes(from_port: u16, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let mut datagram = vec![0; UDP];
     datagram.extend(payload);
     wire::put_udp(&mut datagram, from_port, to.port(), payload.len());
-    wire::fill_udp_checksum(GUEST, *to.ip(), &mut datagram);
-    packet(*to.ip(), wire::UDP_PROTOCOL, &datagram)
+    wire::fill_udp_checksum(guest_for(to.ip()), to.ip(), &mut datagram);
+    datagram
 }
 
-pub(crate) fn echo_request(to: Ipv4Addr, ident: u16, payload: &[u8]) -> Vec<u8> {
-    let mut message = vec![8, 0, 0, 0, 0, 0, 0, 1];
+pub(crate) fn echo_request(to: impl Into<IpAddr>, ident: u16, payload: &[u8]) -> Vec<u8> {
+    let to = to.into();
+    let (kind, protocol) = if to.is_ipv4() { (8, wire::ICMP) } else { (128, wire::ICMPV6) };
+    let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 1];
     message[4..6].copy_from_slice(&ident.to_be_bytes());
     message.extend(payload);
-    let checksum = !wire::fold(wire::sum(&message));
-    message[2..4].copy_from_slice(&checksum.to_be_bytes());
-    packet(to, wire::ICMP, &message)
+    icmp::put_checksum(guest_for(to), to, &mut message);
+    packet(to, protocol, &message)
+}
+
+/// A frame of neighbour discovery: for a group, if `to` is one.
+pub(crate) fn ndp(from: Ipv6Addr, to: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
+    icmp::put_checksum(from.into(), to.into(), &mut message);
+    let mut frame =
+        packet_of(IpHeader { hop_limit: wire::ON_LINK, ..IpHeader::whole(from, to, wire::ICMPV6, 0) }, &message);
+    if to.is_multicast() {
+        frame[..6].copy_from_slice(&wire::multicast_mac(to).0);
+    }
+    frame
+}
+
+/// A question for `target`, sent to its group; from a guest that has no address yet, if `from` is unspecified.
+pub(crate) fn neighbour_solicitation(from: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(target.octets());
+    if !from.is_unspecified() {
+        message.extend([1, 1]);
+        message.extend(GUEST_MAC.0);
+    }
+    let [.., a, b, c] = target.octets();
+    let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c];
+    ndp(from, group.into(), message)
 }
 
 pub(crate) fn arp_request(target: Ipv4Addr) -> Vec<u8> {
@@ -545,8 +610,16 @@ pub(crate) fn dhcp(kind: u8, mac: MacAddr, client: Ipv4Addr, options: &[u8]) -> 
 
 /// What a frame carries behind its IPv4 header: protocol, addresses, payload.
 pub(crate) fn parse(frame: &[u8]) -> (u8, Ipv4Addr, Ipv4Addr, Vec<u8>) {
+    match parse_any(frame) {
+        (protocol, IpAddr::V4(from), IpAddr::V4(to), payload) => (protocol, from, to, payload),
+        _ => panic!("not IPv4: {frame:x?}"),
+    }
+}
+
+/// The same for both versions of IP.
+pub(crate) fn parse_any(frame: &[u8]) -> (u8, IpAddr, IpAddr, Vec<u8>) {
     let ethernet = Ethernet::parse(frame).unwrap();
-    assert_eq!(ethernet.ethertype, ETHERTYPE_IPV4);
-    let ip = Ipv4::parse(ethernet.payload).unwrap();
+    let ip = Ip::parse(ethernet.payload).unwrap();
+    assert_eq!(ethernet.ethertype == ETHERTYPE_IPV4, ip.from.is_ipv4());
     (ip.protocol, ip.from, ip.to, ip.payload.to_vec())
 }

@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 
 use link::{Checksum, DropReason, MacAddr, VnetHeader};
 
-use crate::config::ipv4_of;
+use crate::ends::End;
 use crate::env::{Env, Ready};
-use crate::host::{Datagram, Host, Kind, Readiness, SocketId};
-use crate::icmp;
+use crate::host::{Datagram, Family, Host, Kind, Readiness, SocketId};
+use crate::icmp::{self, Unreachable};
 use crate::route::{Route, route};
 use crate::slab::Slab;
 use crate::tcp::visible;
 use crate::timers::Timer;
-use crate::wire::{self, ETHERNET, ETHERTYPE_IPV4, IPV4, Ipv4, Ipv4Header, UDP, UDP_PROTOCOL};
+use crate::wire::{self, ETHERNET, Ip, IpHeader, UDP, UDP_PROTOCOL};
 
 /// Mappings at most.
 const MAX_FLOWS: usize = 16384;
@@ -40,13 +40,13 @@ const IDLE_DNS: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub(crate) struct Udp {
     flows: Slab<Flow>,
-    by_guest: HashMap<SocketAddrV4, u32>,
-    peers: HashMap<(SocketAddrV4, SocketAddrV4), Peer>,
+    by_guest: HashMap<End, u32>,
+    peers: HashMap<(End, End), Peer>,
     peers_armed: Option<Instant>,
 }
 
 struct Flow {
-    guest: SocketAddrV4,
+    guest: End,
     last_used: Instant,
     idle: Duration,
     listed: bool,
@@ -55,7 +55,7 @@ struct Flow {
 
 /// Who sent to a forwarding rule, and by which socket it is answered.
 struct Peer {
-    address: SocketAddrV4,
+    address: SocketAddr,
     socket: SocketId,
     last_used: Instant,
 }
@@ -76,37 +76,34 @@ impl Udp {
     pub(crate) fn input<H: Host>(
         &mut self,
         env: &mut Env<H>,
-        ip: &Ipv4<'_>,
+        ip: &Ip<'_>,
         datagram: &wire::Udp<'_>,
         segment: Option<u16>,
     ) -> Result<(), DropReason> {
-        let guest = SocketAddrV4::new(ip.from, datagram.from_port);
-        let remote = SocketAddrV4::new(ip.to, datagram.to_port);
+        let guest = End::new(ip.from, datagram.from_port);
+        let remote = End::new(ip.to, datagram.to_port);
         if guest.port() == 0 || remote.port() == 0 {
             return Err(DropReason::Malformed);
         }
         if let Some(peer) = self.peers.get_mut(&(guest, remote)) {
             peer.last_used = env.now;
             let (socket, to) = (peer.socket, peer.address);
-            return self.send(env, ip, datagram, segment, socket, to);
+            let hops = icmp::hops(env, ip, to.ip())?;
+            return self.send(env, ip, datagram, segment, (socket, to, hops));
         }
         let to = match route(&env.config, ip.to) {
-            Route::Host(address) => SocketAddrV4::new(address, remote.port()),
+            Route::Host(address) => SocketAddr::new(address, remote.port()),
             Route::Closed => return Err(DropReason::Unserved),
-            Route::Nowhere
-                if ip.to.is_multicast() || ip.to.is_broadcast() || ip.to == env.config.network.broadcast() =>
-            {
-                return Err(DropReason::Unserved);
-            }
             Route::Nowhere => {
-                icmp::unreachable(env, ip.from, icmp::HOST_UNREACHABLE, ip.bytes);
+                icmp::unreachable(env, ip, Unreachable::Host);
                 return Err(DropReason::Unserved);
             }
             Route::Refused | Route::Dns => {
-                icmp::port_unreachable(env, ip);
+                icmp::unreachable(env, ip, Unreachable::Port);
                 return Ok(());
             }
         };
+        let hops = icmp::hops(env, ip, to.ip())?;
         let place = match self.by_guest.get(&guest) {
             Some(&place) => place,
             None => self.open(env, ip, guest)?,
@@ -116,15 +113,15 @@ impl Udp {
             flow.idle = if remote.port() == 53 { flow.idle } else { IDLE };
             env.timers.arm(Timer::Udp(place), &mut flow.armed, env.now + flow.idle);
         }
-        self.send(env, ip, datagram, segment, id(place), to)
+        self.send(env, ip, datagram, segment, (id(place), to, hops))
     }
 
-    fn open<H: Host>(&mut self, env: &mut Env<H>, ip: &Ipv4<'_>, guest: SocketAddrV4) -> Result<u32, DropReason> {
+    fn open<H: Host>(&mut self, env: &mut Env<H>, ip: &Ip<'_>, guest: End) -> Result<u32, DropReason> {
         if self.flows.len() >= MAX_FLOWS {
             return Err(DropReason::Limit);
         }
         let place = self.flows.next();
-        if let Err(error) = env.host.datagram(id(place), Datagram::Unbound) {
+        if let Err(error) = env.host.datagram(id(place), Datagram::Unbound(Family::of(ip.from))) {
             return Err(icmp::refuse(env, ip, &error));
         }
         self.flows.insert(Flow { guest, last_used: env.now, idle: IDLE_DNS, listed: false, armed: None });
@@ -135,22 +132,20 @@ impl Udp {
     fn send<H: Host>(
         &mut self,
         env: &mut Env<H>,
-        ip: &Ipv4<'_>,
+        ip: &Ip<'_>,
         datagram: &wire::Udp<'_>,
         segment: Option<u16>,
-        socket: SocketId,
-        to: SocketAddrV4,
+        (socket, to, hops): (SocketId, SocketAddr, Option<u8>),
     ) -> Result<(), DropReason> {
         let step = segment.map_or(datagram.payload.len(), usize::from).max(1);
-        let to = SocketAddr::V4(to);
         // An empty datagram is one, too.
         let (first, mut rest) = datagram.payload.split_at(step.min(datagram.payload.len()));
         let mut piece = first;
         loop {
-            let mut sent = env.host.send_to(socket, piece, to);
+            let mut sent = env.host.send_to(socket, piece, to, hops);
             if sent.is_err() && self.reject(env, socket) {
                 // The error was an older datagram's.
-                sent = env.host.send_to(socket, piece, to);
+                sent = env.host.send_to(socket, piece, to, hops);
             }
             sent.map_err(|error| icmp::refuse(env, ip, &error))?;
             if rest.is_empty() {
@@ -180,11 +175,16 @@ impl Udp {
         let flow = self.flows.get_mut(place)?;
         flow.listed = false;
         let guest = flow.guest;
-        let mac = env.neighbours.get(*guest.ip())?;
-        match env.host.receive_from(id(place), &mut out[ETHERNET + IPV4 + UDP..]) {
+        let Some(mac) = env.neighbours.get(guest.ip()) else {
+            // The datagrams wait in the socket, as with a forwarding rule.
+            env.ask(guest.ip());
+            flow.listed = env.neighbours.wait(guest.ip(), Ready::Udp(place));
+            return None;
+        };
+        match env.host.receive_from(id(place), &mut out[payload_at(guest)..]) {
             Ok((len, from)) => {
                 env.list(Ready::Udp(place), &mut flow.listed);
-                let from = SocketAddrV4::new(visible(env, ipv4_of(from.ip())?), from.port());
+                let from = End::new(visible(env, guest.ip(), from.ip()), from.port());
                 deliver(env, out, mac, from, guest, len)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -206,9 +206,9 @@ impl Udp {
         mac: MacAddr,
         out: &mut [u8],
     ) -> (Option<(VnetHeader, usize)>, bool) {
-        match env.host.receive_from(rule.socket, &mut out[ETHERNET + IPV4 + UDP..]) {
-            Ok((len, SocketAddr::V4(from))) => (self.forward(env, rule, mac, out, len, from), true),
-            Ok(_) => (None, true),
+        let guest = SocketAddr::from(rule.guest).into();
+        match env.host.receive_from(rule.socket, &mut out[payload_at(guest)..]) {
+            Ok((len, from)) => (self.forward(env, (rule.socket, guest), mac, out, len, from), true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (None, false),
             Err(_) => (None, self.reject(env, rule.socket)),
         }
@@ -217,21 +217,21 @@ impl Udp {
     fn forward<H: Host>(
         &mut self,
         env: &mut Env<H>,
-        rule: Rule,
+        (socket, guest): (SocketId, End),
         mac: MacAddr,
         out: &mut [u8],
         len: usize,
-        from: SocketAddrV4,
+        from: SocketAddr,
     ) -> Option<(VnetHeader, usize)> {
-        let seen = SocketAddrV4::new(visible(env, *from.ip()), from.port());
-        let known = self.peers.contains_key(&(rule.guest, seen));
+        let seen = End::new(visible(env, guest.ip(), from.ip()), from.port());
+        let known = self.peers.contains_key(&(guest, seen));
         if !known && self.peers.len() >= MAX_PEERS {
             env.drops.count(DropReason::Limit);
             return None;
         }
-        self.peers.insert((rule.guest, seen), Peer { address: from, socket: rule.socket, last_used: env.now });
+        self.peers.insert((guest, seen), Peer { address: from, socket, last_used: env.now });
         env.timers.arm(Timer::Peers, &mut self.peers_armed, env.now + IDLE);
-        deliver(env, out, mac, seen, rule.guest, len)
+        deliver(env, out, mac, seen, guest, len)
     }
 
     /// A mapping's timer has fired.
@@ -246,6 +246,7 @@ impl Udp {
             return env.timers.arm(Timer::Udp(place), &mut flow.armed, until);
         }
         let guest = flow.guest;
+        env.neighbours.forget(Ready::Udp(place));
         self.flows.remove(place);
         self.by_guest.remove(&guest);
         env.host.close(id(place));
@@ -281,9 +282,10 @@ impl Udp {
                 _ => self.peers.iter().find(|(_, p)| p.socket == socket && p.address == rejection.to).map(|(k, _)| k.0),
             };
             let Some(guest) = guest else { continue };
-            let mut header = [0; UDP];
-            wire::put_udp(&mut header, guest.port(), rejection.to.port(), 0);
-            icmp::pass_on(env, *guest.ip(), UDP_PROTOCOL, &rejection, &header);
+            let mut datagram = vec![0; UDP];
+            wire::put_udp(&mut datagram, guest.port(), rejection.to.port(), rejection.quote.len());
+            datagram.extend_from_slice(&rejection.quote);
+            icmp::pass_on(env, guest.ip(), UDP_PROTOCOL, &rejection, &datagram);
         }
         any
     }
@@ -293,38 +295,42 @@ fn id(place: u32) -> SocketId {
     SocketId { kind: Kind::Udp, index: place }
 }
 
+/// Where in a frame for this guest a datagram's payload begins.
+fn payload_at(guest: End) -> usize {
+    ETHERNET + IpHeader::whole(guest.ip(), guest.ip(), UDP_PROTOCOL, 0).len() + UDP
+}
+
 /// Completes the frame in `out`, whose payload of `len` bytes is in its place already.
 fn deliver<H>(
     env: &mut Env<H>,
     out: &mut [u8],
     mac: MacAddr,
-    from: SocketAddrV4,
-    guest: SocketAddrV4,
+    from: End,
+    guest: End,
     len: usize,
 ) -> Option<(VnetHeader, usize)> {
     const FIELD: usize = 6;
-    let payload = ETHERNET + IPV4 + UDP;
-    if IPV4 + UDP + len > usize::from(env.config.mtu) {
-        env.queue_datagram(
-            mac,
-            (*from.ip(), from.port()),
-            (*guest.ip(), guest.port()),
-            out.get(payload..payload + len)?,
-        );
+    let (source, to) = (from.ip(), guest.ip());
+    if source.is_ipv4() != to.is_ipv4() {
         return None;
     }
-    wire::put_ethernet(out, mac, env.mac_for(*from.ip()), ETHERTYPE_IPV4);
-    Ipv4Header::whole(*from.ip(), *guest.ip(), UDP_PROTOCOL, UDP + len).put(&mut out[ETHERNET..]);
-    let datagram = &mut out[ETHERNET + IPV4..payload + len];
+    let header = IpHeader::whole(source, to, UDP_PROTOCOL, UDP + len);
+    let start = ETHERNET + header.len();
+    let end = start + UDP + len;
+    if end - ETHERNET > usize::from(env.config.mtu) {
+        env.queue_datagram(mac, (source, from.port()), (to, guest.port()), out.get(start + UDP..end)?);
+        return None;
+    }
+    wire::put_ethernet(out, mac, env.mac_for(source), header.ethertype());
+    header.put(&mut out[ETHERNET..]);
+    let datagram = &mut out[start..end];
     wire::put_udp(datagram, from.port(), guest.port(), len);
-    let header = if env.offloads.checksum {
-        let pseudo = wire::fold(wire::pseudo_sum(*from.ip(), *guest.ip(), UDP_PROTOCOL, UDP + len));
-        datagram[FIELD..FIELD + 2].copy_from_slice(&pseudo.to_be_bytes());
-        let checksum = Checksum::Partial { start: (ETHERNET + IPV4) as u16, offset: FIELD as u16 };
-        VnetHeader { checksum, ..VnetHeader::WHOLE }
-    } else {
-        wire::fill_udp_checksum(*from.ip(), *guest.ip(), datagram);
-        VnetHeader::WHOLE
-    };
-    Some((header, payload + len))
+    if !env.offloads.checksum {
+        wire::fill_udp_checksum(source, to, datagram);
+        return Some((VnetHeader::WHOLE, end));
+    }
+    let pseudo = wire::fold(wire::pseudo_sum(source, to, UDP_PROTOCOL, UDP + len));
+    datagram[FIELD..FIELD + 2].copy_from_slice(&pseudo.to_be_bytes());
+    let checksum = Checksum::Partial { start: start as u16, offset: FIELD as u16 };
+    Some((VnetHeader { checksum, ..VnetHeader::WHOLE }, end))
 }
