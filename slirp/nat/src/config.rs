@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use link::{DEFAULT_MTU, Locator, LocatorError, Options};
@@ -17,6 +18,9 @@ pub const LEASES: u8 = 16;
 
 /// The MTUs taken, in bytes: what every IPv4 host takes (RFC 791), and what slirp4netns allows.
 pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 576..=65521;
+
+/// Bytes of a boot file's name: what the field in a BOOTP message holds, with a NUL behind it (RFC 951 §3).
+pub const BOOTFILE_LEN: usize = 127;
 
 /// An IPv4 network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,6 +212,12 @@ pub struct Config {
     pub mtu: u16,
     /// The forwarding rules.
     pub forwards: Vec<Forward>,
+    /// The folder whose files guests read by TFTP.
+    pub tftp: Option<PathBuf>,
+    /// The file that a guest is told to boot, [`BOOTFILE_LEN`] bytes at most.
+    pub bootfile: Option<String>,
+    /// The TFTP server that a guest is told of instead of the gateway: a name or an address, 255 bytes at most.
+    pub tftp_server_name: Option<String>,
 }
 
 impl Default for Config {
@@ -232,6 +242,9 @@ impl Config {
             host_loopback: true,
             mtu: DEFAULT_MTU,
             forwards: Vec::new(),
+            tftp: None,
+            bootfile: None,
+            tftp_server_name: None,
         }
     }
 
@@ -260,6 +273,7 @@ impl Config {
         config.take_families(&mut options)?;
         config.take_mtu(&mut options)?;
         config.take_forwards(&mut options)?;
+        config.take_boot(&mut options)?;
         config.check(&options)?;
         options.finish()?;
         Ok(config)
@@ -308,6 +322,13 @@ impl Config {
         Ok(())
     }
 
+    fn take_boot(&mut self, options: &mut Options) -> Result<(), LocatorError> {
+        self.tftp = take_text(options, "tftp", libc::PATH_MAX as usize)?.map(PathBuf::from);
+        self.bootfile = take_text(options, "bootfile", BOOTFILE_LEN)?;
+        self.tftp_server_name = take_text(options, "tftp-server-name", 255)?;
+        Ok(())
+    }
+
     fn check(&self, options: &Options) -> Result<(), LocatorError> {
         if self.gateway == self.dns {
             return Err(options.bad_value("dns", &self.dns.to_string(), &"this is the address of host"));
@@ -320,6 +341,14 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn take_text(options: &mut Options, key: &str, longest: usize) -> Result<Option<String>, LocatorError> {
+    let Some(text) = options.take(key)? else { return Ok(None) };
+    if text.is_empty() || text.len() > longest || text.contains('\0') {
+        return Err(options.bad_value(key, &text, &format!("expected 1 to {longest} bytes without a NUL")));
+    }
+    Ok(Some(text))
 }
 
 fn take_host(options: &mut Options, key: &str, network: Network) -> Result<Option<Ipv4Addr>, LocatorError> {
@@ -361,7 +390,7 @@ mod tests {
         let config = config(
             "user,net=192.168.76.0/255.255.255.0,host=192.168.76.9,dns=192.168.76.3,dhcpstart=192.168.76.20,\
              hostname=guest,domainname=lab.example,dnssearch=a.example,dnssearch=b.example.,restrict,ipv4=on,ipv6=off,\
-             mtu=9000,host-loopback=off,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-192.168.76.30:5353",
+             mtu=9000,host-loopback=off,tftp=/srv/boot,bootfile=pxe/boot.ipxe,tftp-server-name=boot.example,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-192.168.76.30:5353",
         )
         .unwrap();
         assert_eq!(config.network.to_string(), "192.168.76.0/24");
@@ -369,6 +398,9 @@ mod tests {
         assert_eq!(config.search.iter().map(Name::as_str).collect::<Vec<_>>(), ["a.example", "b.example"]);
         assert!(config.restrict && !config.host_loopback);
         assert_eq!(config.mtu, 9000);
+        assert_eq!(config.tftp, Some(PathBuf::from("/srv/boot")));
+        assert_eq!(config.bootfile.as_deref(), Some("pxe/boot.ipxe"));
+        assert_eq!(config.tftp_server_name.as_deref(), Some("boot.example"));
         let rules: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
         assert_eq!(rules, ["tcp::2222-:22", "udp:127.0.0.1:53-192.168.76.30:5353"]);
         assert_eq!(config.forward_target(&config.forwards[0]), "192.168.76.20:22".parse().unwrap());
@@ -393,6 +425,10 @@ mod tests {
             ("user,host=10.0.2.16", "dhcpstart"),
             ("user,ipv6=on", "IPv6 is not there yet"),
             ("user,mtu=100", "mtu=100"),
+            ("user,tftp=", "expected 1 to 4096 bytes"),
+            ("user,tftp=/a,tftp=/b", "'tftp' is given twice"),
+            (&format!("user,bootfile={}", "b".repeat(128)), "expected 1 to 127 bytes"),
+            (&format!("user,tftp-server-name={}", "n".repeat(256)), "expected 1 to 255 bytes"),
             ("user,hostname=a b", "hostname=a b"),
             ("user,hostfwd=tcp:22-22", "hostfwd=tcp:22-22"),
             ("user,hostfwd=tcp::0-:22", "'0' is not a port"),

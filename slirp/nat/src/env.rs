@@ -36,6 +36,7 @@ pub(crate) enum Ready {
     Udp(u32),
     Ping(u32),
     Forward(u32),
+    Tftp(u32),
 }
 
 /// The working environment of the protocols.

@@ -8,6 +8,7 @@
 //! | `config` | the settings, taken from a locator |
 //! | `nat` | dispatch: whose frame it is, and what may be dropped for which reason |
 //! | `arp` `dhcp` `dns` `icmp` `tcp` `udp` `forward` | one protocol each |
+//! | `tftp` `folder` | files for guests: the server, and the one folder that they come from |
 //! | `route` | which address leads where: what of the host a guest reaches |
 //! | `fragment` | packets put together again |
 //! | `stack` `memory` | a TCP connection with the guest: smoltcp, and its rings |
@@ -15,13 +16,14 @@
 //! | `wire` | formats and checksums |
 //! | `host` `sockets` | the seam to the operating system, and what is behind it |
 //!
-//! There is no IPv6 yet, no TFTP and no guestfwd.
+//! There is no IPv6 yet.
 
 mod arp;
 mod config;
 mod dhcp;
 mod dns;
 mod env;
+mod folder;
 mod forward;
 mod fragment;
 mod host;
@@ -39,11 +41,13 @@ mod stack;
 mod tcp;
 #[cfg(test)]
 mod testing;
+mod tftp;
 mod timers;
 mod udp;
 mod wire;
 
-pub use config::{Config, Forward, LEASES, MTU_RANGE, Name, Network, Protocol};
+pub use config::{BOOTFILE_LEN, Config, Forward, LEASES, MTU_RANGE, Name, Network, Protocol};
+pub use folder::FolderError;
 pub use forward::ForwardError;
 pub use host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
 pub use nat::{Nat, OFFLOADS};

@@ -8,7 +8,7 @@
 //! A frame from the guest passes: Ethernet (for us?), ARP or IPv4 (valid? from a guest's address?), fragments, then its
 //! protocol. Each step that refuses it names a [`DropReason`]; it is counted here and nowhere else.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Instant;
 
 use link::{Checksum, DropCounts, DropReason, GsoType, MAX_FRAME_LEN, MacAddr, Offloads, VnetHeader};
@@ -24,6 +24,7 @@ use crate::host::{Host, Kind, Readiness};
 use crate::icmp::{self, Pings};
 use crate::route::{Route, route};
 use crate::tcp::Tcp;
+use crate::tftp::{self, Tftp};
 use crate::timers::Timer;
 use crate::udp::Udp;
 use crate::wire::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, Ipv4};
@@ -39,6 +40,7 @@ pub struct Nat<H> {
     tcp: Tcp,
     udp: Udp,
     pings: Pings,
+    tftp: Tftp,
     forwards: Forwards,
     reassembly: Reassembly,
     fragments_armed: Option<Instant>,
@@ -62,6 +64,7 @@ impl<H: Host> Nat<H> {
             tcp: Tcp::new(now),
             udp: Udp::default(),
             pings: Pings::default(),
+            tftp: Tftp::default(),
             forwards,
             reassembly: Reassembly::default(),
             fragments_armed: None,
@@ -134,6 +137,7 @@ impl<H: Host> Nat<H> {
                 Timer::Udp(place) => self.udp.fired(&mut self.env, place, at),
                 Timer::Ping(place) => self.pings.fired(&mut self.env, place, at),
                 Timer::Dns(place) => self.dns.fired(&mut self.env, place, at),
+                Timer::Tftp(place) => self.tftp.fired(&mut self.env, place, at),
                 Timer::Forward(place) => self.forwards.fired(&mut self.env, &mut self.tcp, place, at),
                 Timer::Peers => self.udp.expire_peers(&mut self.env, at),
                 Timer::Fragments => self.expire_fragments(at),
@@ -163,6 +167,11 @@ impl<H: Host> Nat<H> {
                 Ready::Udp(place) => self.udp.output(&mut self.env, place, &mut self.out),
                 Ready::Ping(place) => self.pings.output(&mut self.env, place, &mut self.out),
                 Ready::Forward(place) => self.forwards.output(&mut self.env, &mut self.udp, place, &mut self.out),
+                Ready::Tftp(place) => {
+                    // Into the queue: it may be in fragments.
+                    self.tftp.output(&mut self.env, place);
+                    None
+                }
             };
             if let Some((header, len)) = made {
                 return Some((header, &self.out[..len]));
@@ -247,6 +256,10 @@ impl<H: Host> Nat<H> {
         }
         if ip.from.is_unspecified() {
             return Err(DropReason::Unserved);
+        }
+        if udp.to_port == tftp::PORT && ip.to == config.gateway && config.tftp.is_some() {
+            let (client, server) = ((ip.from, udp.from_port), (ip.to, udp.to_port));
+            return self.tftp.input(&mut self.env, SocketAddr::from(client), SocketAddr::from(server), udp.payload);
         }
         if udp.to_port == dns::PORT && route(config, ip.to) == Route::Dns {
             return self.dns.input(&mut self.env, SocketAddrV4::new(ip.from, udp.from_port), udp.payload);

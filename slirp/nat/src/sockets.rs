@@ -20,6 +20,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::config::Config;
+use crate::folder::{Folder, FolderError};
 use crate::host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
 
 /// Events taken out of the epoll instance at a time.
@@ -31,10 +33,16 @@ const BACKLOG: i32 = 4096;
 /// Name servers looked at, as resolv.conf(5) has it.
 const MAX_RESOLVERS: usize = 3;
 
-/// The epoll instance cannot be made.
+/// What the NAT works with cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("host sockets: cannot make an epoll instance: {}", link::reason(.0))]
-pub struct SocketError(#[from] io::Error);
+pub enum SocketError {
+    /// The epoll instance cannot be made.
+    #[error("host sockets: cannot make an epoll instance: {}", link::reason(.0))]
+    Epoll(#[from] io::Error),
+    /// The folder for TFTP.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+}
 
 /// The host's sockets.
 pub struct Sockets {
@@ -42,6 +50,7 @@ pub struct Sockets {
     events: Events,
     tables: [Vec<Option<Socket>>; Kind::ALL.len()],
     resolver: ResolvConf,
+    folder: Option<Folder>,
 }
 
 impl Sockets {
@@ -55,7 +64,17 @@ impl Sockets {
             events: Events::with_capacity(EVENTS),
             tables: Default::default(),
             resolver: ResolvConf::new(PathBuf::from("/etc/resolv.conf")),
+            folder: None,
         })
+    }
+
+    /// Opens what the settings name, once and for all: it is found by its descriptor later, whatever becomes of the root.
+    ///
+    /// # Errors
+    /// [`SocketError::Folder`].
+    pub fn prepare(mut self, config: &Config) -> Result<Self, SocketError> {
+        self.folder = config.tftp.as_deref().map(Folder::open).transpose()?;
+        Ok(self)
     }
 
     /// Reads the name servers from another file than `/etc/resolv.conf`.
@@ -262,6 +281,20 @@ impl Host for Sockets {
             if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
                 log::debug!("tcp: cannot reset: {error}");
             }
+        }
+    }
+
+    fn open_file(&mut self, file: u32, name: &[u8]) -> io::Result<u64> {
+        self.folder.as_mut().ok_or(io::ErrorKind::NotFound)?.open_file(file, name)
+    }
+
+    fn read_file(&mut self, file: u32, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.folder.as_mut().ok_or(io::ErrorKind::NotFound)?.read_file(file, offset, buffer)
+    }
+
+    fn close_file(&mut self, file: u32) {
+        if let Some(folder) = &mut self.folder {
+            folder.close_file(file);
         }
     }
 

@@ -272,6 +272,9 @@ pub(crate) struct Model {
     pub listeners: Vec<SocketId>,
     pub ping_forbidden: bool,
     pub sockets_left: Option<usize>,
+    /// Files to be served, and those that are open.
+    pub files: HashMap<Vec<u8>, Vec<u8>>,
+    pub open_files: HashMap<u32, Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -469,6 +472,25 @@ impl Host for Model {
             connection.was_reset = true;
             connection.closed = true;
         }
+    }
+
+    fn open_file(&mut self, file: u32, name: &[u8]) -> io::Result<u64> {
+        self.charge()?;
+        let Some(bytes) = self.files.get(name) else { return errno(libc::ENOENT) };
+        self.open_files.insert(file, bytes.clone());
+        Ok(bytes.len() as u64)
+    }
+
+    fn read_file(&mut self, file: u32, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(bytes) = self.open_files.get(&file) else { return errno(libc::EIO) };
+        let rest = bytes.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+
+    fn close_file(&mut self, file: u32) {
+        self.open_files.remove(&file);
     }
 
     fn resolvers(&mut self) -> Vec<SocketAddr> {
