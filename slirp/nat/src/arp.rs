@@ -1,4 +1,4 @@
-//! ARP (RFC 826): answers for the gateway and the name server, and questions for guests that are to be connected to.
+//! ARP (RFC 826): answers for the NAT's own addresses, and questions for guests that are to be connected to.
 
 use std::net::Ipv4Addr;
 
@@ -33,7 +33,7 @@ pub(crate) fn input<H>(env: &mut Env<H>, frame: &Ethernet<'_>) -> Result<(), Dro
     if env.is_guest(from) {
         env.neighbours.learn(from, sender, &mut env.ready);
     }
-    let ours = target == env.config.gateway || target == env.config.dns;
+    let ours = env.config.is_own(target);
     match wire::be16(packet, 6) {
         REQUEST if ours && from != target => put(env, REPLY, target, sender, from),
         REQUEST | REPLY => {}

@@ -4,7 +4,8 @@
 //! .2, name server .3, leases from .15. Two keys are ours: `mtu`, and `host-loopback`, whether the gateway's address
 //! leads to the host's loopback. It is on, as QEMU has it: a guest then reaches every service that listens on 127.0.0.1.
 //!
-//! Invariant: in a `Config` the gateway, the name server and all leases are different host addresses of the network.
+//! Invariant: in a `Config` the gateway, the name server, the addresses of guest forwarding and all leases are different host
+//! addresses of the network.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -12,6 +13,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use link::{DEFAULT_MTU, Locator, LocatorError, Options};
+
+use crate::guestfwd::GuestForward;
 
 /// How many addresses DHCP hands out.
 pub const LEASES: u8 = 16;
@@ -57,7 +60,7 @@ impl Network {
     }
 
     /// The address whose host part is the low bits of `host`.
-    fn host(self, host: u32) -> Ipv4Addr {
+    pub(crate) fn host(self, host: u32) -> Ipv4Addr {
         self.address | (Ipv4Addr::from_bits(host) & !self.mask())
     }
 }
@@ -212,6 +215,8 @@ pub struct Config {
     pub mtu: u16,
     /// The forwarding rules.
     pub forwards: Vec<Forward>,
+    /// What answers at addresses of the guests' network.
+    pub guest_forwards: Vec<GuestForward>,
     /// The folder whose files guests read by TFTP.
     pub tftp: Option<PathBuf>,
     /// The file that a guest is told to boot, [`BOOTFILE_LEN`] bytes at most.
@@ -242,6 +247,7 @@ impl Config {
             host_loopback: true,
             mtu: DEFAULT_MTU,
             forwards: Vec::new(),
+            guest_forwards: Vec::new(),
             tftp: None,
             bootfile: None,
             tftp_server_name: None,
@@ -273,6 +279,7 @@ impl Config {
         config.take_families(&mut options)?;
         config.take_mtu(&mut options)?;
         config.take_forwards(&mut options)?;
+        config.take_guest_forwards(&mut options)?;
         config.take_boot(&mut options)?;
         config.check(&options)?;
         options.finish()?;
@@ -322,6 +329,25 @@ impl Config {
         Ok(())
     }
 
+    fn take_guest_forwards(&mut self, options: &mut Options) -> Result<(), LocatorError> {
+        for text in options.take_all("guestfwd") {
+            let rule: GuestForward = text.parse().map_err(|why: String| options.bad_value("guestfwd", &text, &why))?;
+            let at = self.guest_forward_address(&rule);
+            let why = if !self.network.is_host(*at.ip()) {
+                format!("the address is not in {}", self.network)
+            } else if [self.gateway, self.dns].contains(at.ip()) {
+                "this is the address of host or dns".to_owned()
+            } else if self.guest_forward(at).is_some() {
+                "another rule has this address and port".to_owned()
+            } else {
+                self.guest_forwards.push(rule);
+                continue;
+            };
+            return Err(options.bad_value("guestfwd", &text, &why));
+        }
+        Ok(())
+    }
+
     fn take_boot(&mut self, options: &mut Options) -> Result<(), LocatorError> {
         self.tftp = take_text(options, "tftp", libc::PATH_MAX as usize)?.map(PathBuf::from);
         self.bootfile = take_text(options, "bootfile", BOOTFILE_LEN)?;
@@ -334,6 +360,10 @@ impl Config {
             return Err(options.bad_value("dns", &self.dns.to_string(), &"this is the address of host"));
         }
         let leased = |address: Ipv4Addr| (self.dhcp_start..=self.lease(LEASES - 1)).contains(&address);
+        if let Some(rule) = self.guest_forwards.iter().find(|rule| leased(*self.guest_forward_address(rule).ip())) {
+            let address = self.guest_forward_address(rule);
+            return Err(options.bad_value("guestfwd", &address.to_string(), &"DHCP hands out this address"));
+        }
         let last = self.lease(LEASES - 1);
         if !self.network.is_host(last) || leased(self.gateway) || leased(self.dns) {
             let why = format!("16 addresses from here must be in {} and leave out host and dns", self.network);
@@ -390,7 +420,7 @@ mod tests {
         let config = config(
             "user,net=192.168.76.0/255.255.255.0,host=192.168.76.9,dns=192.168.76.3,dhcpstart=192.168.76.20,\
              hostname=guest,domainname=lab.example,dnssearch=a.example,dnssearch=b.example.,restrict,ipv4=on,ipv6=off,\
-             mtu=9000,host-loopback=off,tftp=/srv/boot,bootfile=pxe/boot.ipxe,tftp-server-name=boot.example,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-192.168.76.30:5353",
+             mtu=9000,host-loopback=off,tftp=/srv/boot,bootfile=pxe/boot.ipxe,guestfwd=tcp:192.168.76.5:80-tcp:127.0.0.1:8080,guestfwd=::25-cmd:cat,tftp-server-name=boot.example,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-192.168.76.30:5353",
         )
         .unwrap();
         assert_eq!(config.network.to_string(), "192.168.76.0/24");
@@ -398,6 +428,9 @@ mod tests {
         assert_eq!(config.search.iter().map(Name::as_str).collect::<Vec<_>>(), ["a.example", "b.example"]);
         assert!(config.restrict && !config.host_loopback);
         assert_eq!(config.mtu, 9000);
+        let servers: Vec<_> =
+            config.guest_forwards.iter().map(|r| config.guest_forward_address(r).to_string()).collect();
+        assert_eq!(servers, ["192.168.76.5:80", "192.168.76.4:25"]);
         assert_eq!(config.tftp, Some(PathBuf::from("/srv/boot")));
         assert_eq!(config.bootfile.as_deref(), Some("pxe/boot.ipxe"));
         assert_eq!(config.tftp_server_name.as_deref(), Some("boot.example"));
@@ -425,6 +458,11 @@ mod tests {
             ("user,host=10.0.2.16", "dhcpstart"),
             ("user,ipv6=on", "IPv6 is not there yet"),
             ("user,mtu=100", "mtu=100"),
+            ("user,guestfwd=::80", "expected [tcp]:[server]:port-TARGET"),
+            ("user,guestfwd=:10.9.9.9:80-cmd:cat", "not in 10.0.2.0/24"),
+            ("user,guestfwd=:10.0.2.2:80-cmd:cat", "address of host or dns"),
+            ("user,guestfwd=:10.0.2.20:80-cmd:cat", "DHCP hands out"),
+            ("user,guestfwd=::80-cmd:a,guestfwd=:10.0.2.4:80-cmd:b", "another rule"),
             ("user,tftp=", "expected 1 to 4096 bytes"),
             ("user,tftp=/a,tftp=/b", "'tftp' is given twice"),
             (&format!("user,bootfile={}", "b".repeat(128)), "expected 1 to 127 bytes"),

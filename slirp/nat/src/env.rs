@@ -81,7 +81,7 @@ impl<H> Env<H> {
 
     /// Whether a guest can have this address.
     pub(crate) fn is_guest(&self, address: Ipv4Addr) -> bool {
-        self.config.network.is_host(address) && address != self.config.gateway && address != self.config.dns
+        self.config.network.is_host(address) && !self.config.is_own(address)
     }
 
     /// The Ethernet address that goes with one of the NAT's own: `52:55` and the IPv4 address, as libslirp has it.
@@ -90,9 +90,9 @@ impl<H> Env<H> {
         MacAddr([0x52, 0x55, a, b, c, d])
     }
 
-    /// From whom packets of `from` come at the Ethernet layer: itself if it is in the network, else the gateway.
+    /// From whom packets of `from` come at the Ethernet layer: itself if it is one of the NAT's own, else the gateway.
     pub(crate) fn mac_for(&self, from: Ipv4Addr) -> MacAddr {
-        Self::own_mac(if from == self.config.dns { from } else { self.config.gateway })
+        Self::own_mac(if self.config.is_own(from) { from } else { self.config.gateway })
     }
 
     /// Queues one frame for the guest; `build` fills in `len` zeroed bytes.

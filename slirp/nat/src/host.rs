@@ -10,6 +10,8 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use crate::guestfwd::Target;
+
 /// What a host socket serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -90,6 +92,12 @@ pub trait Host {
     /// # Errors
     /// What connect(2) says at once; the socket does not exist then.
     fn connect(&mut self, id: SocketId, to: SocketAddr) -> io::Result<()>;
+
+    /// Starts a connection to what a guest forwarding rule leads to; it is known as a TCP connection from then on.
+    ///
+    /// # Errors
+    /// What connect(2) says at once, or why the command cannot be started; the socket does not exist then.
+    fn connect_target(&mut self, id: SocketId, target: &Target) -> io::Result<()>;
 
     /// Whether a connection under way is made.
     ///

@@ -9,6 +9,7 @@
 //! | `nat` | dispatch: whose frame it is, and what may be dropped for which reason |
 //! | `arp` `dhcp` `dns` `icmp` `tcp` `udp` `forward` | one protocol each |
 //! | `tftp` `folder` | files for guests: the server, and the one folder that they come from |
+//! | `guestfwd` `commands` | what of the host's answers at an address of the guests' network |
 //! | `route` | which address leads where: what of the host a guest reaches |
 //! | `fragment` | packets put together again |
 //! | `stack` `memory` | a TCP connection with the guest: smoltcp, and its rings |
@@ -19,6 +20,7 @@
 //! There is no IPv6 yet.
 
 mod arp;
+mod commands;
 mod config;
 mod dhcp;
 mod dns;
@@ -26,6 +28,7 @@ mod env;
 mod folder;
 mod forward;
 mod fragment;
+mod guestfwd;
 mod host;
 mod icmp;
 mod memory;
@@ -49,6 +52,7 @@ mod wire;
 pub use config::{BOOTFILE_LEN, Config, Forward, LEASES, MTU_RANGE, Name, Network, Protocol};
 pub use folder::FolderError;
 pub use forward::ForwardError;
+pub use guestfwd::{GuestForward, Target};
 pub use host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
 pub use nat::{Nat, OFFLOADS};
 pub use sockets::{SocketError, Sockets};

@@ -186,7 +186,9 @@ impl<H: Host> Nat<H> {
         }
         let ethernet = Ethernet::parse(frame)?;
         let config = &self.env.config;
-        let ours = [config.gateway, config.dns].map(Env::<H>::own_mac).contains(&ethernet.to);
+        let [.., a, b, c, d] = ethernet.to.0;
+        let address = Ipv4Addr::new(a, b, c, d);
+        let ours = ethernet.to == Env::<H>::own_mac(address) && config.is_own(address);
         if !ours && ethernet.to != MacAddr::BROADCAST || ethernet.from.is_multicast() {
             return Err(DropReason::Unserved);
         }

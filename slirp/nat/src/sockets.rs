@@ -18,10 +18,12 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use crate::commands::Commands;
 use crate::config::Config;
 use crate::folder::{Folder, FolderError};
+use crate::guestfwd::Target;
 use crate::host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
 
 /// Events taken out of the epoll instance at a time.
@@ -51,6 +53,7 @@ pub struct Sockets {
     tables: [Vec<Option<Socket>>; Kind::ALL.len()],
     resolver: ResolvConf,
     folder: Option<Folder>,
+    commands: Commands,
 }
 
 impl Sockets {
@@ -65,6 +68,7 @@ impl Sockets {
             tables: Default::default(),
             resolver: ResolvConf::new(PathBuf::from("/etc/resolv.conf")),
             folder: None,
+            commands: Commands::default(),
         })
     }
 
@@ -104,6 +108,7 @@ impl Sockets {
             }
             let before = out.len();
             out.extend(self.events.iter().filter_map(|event| {
+                self.commands.ready(event.token());
                 let finished = event.is_read_closed() || event.is_write_closed();
                 Some(Readiness {
                     id: id(event.token())?,
@@ -179,6 +184,19 @@ impl Host for Sockets {
         self.keep(id, socket)
     }
 
+    fn connect_target(&mut self, id: SocketId, target: &Target) -> io::Result<()> {
+        let socket = match target {
+            Target::Tcp(address) => return self.connect(id, *address),
+            Target::Unix(path) => {
+                let socket = new_socket(Domain::UNIX, Type::STREAM, None)?;
+                socket.connect(&SockAddr::unix(path)?)?;
+                socket
+            }
+            Target::Command(line) => self.commands.start(self.poll.registry(), id, line)?,
+        };
+        self.keep(id, socket)
+    }
+
     fn connected(&mut self, id: SocketId) -> io::Result<bool> {
         let socket = self.get(id)?;
         if let Some(error) = socket.take_error()? {
@@ -214,12 +232,18 @@ impl Host for Sockets {
 
     fn receive(&mut self, id: SocketId, buffer: &mut [u8]) -> io::Result<usize> {
         let mut socket = self.get(id)?;
-        retry(|| socket.read(buffer))
+        match retry(|| socket.read(buffer)) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset && is_local(socket) => Ok(0),
+            result => result,
+        }
     }
 
     fn send(&mut self, id: SocketId, data: &[u8]) -> io::Result<usize> {
         let mut socket = self.get(id)?;
-        retry(|| socket.write(data))
+        match retry(|| socket.write(data)) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && is_local(socket) => Ok(data.len()),
+            result => result,
+        }
     }
 
     fn finish(&mut self, id: SocketId) {
@@ -273,6 +297,7 @@ impl Host for Sockets {
 
     fn close(&mut self, id: SocketId) {
         drop(self.take(id));
+        self.commands.part(id, false);
     }
 
     fn reset(&mut self, id: SocketId) {
@@ -282,6 +307,7 @@ impl Host for Sockets {
                 log::debug!("tcp: cannot reset: {error}");
             }
         }
+        self.commands.part(id, true);
     }
 
     fn open_file(&mut self, file: u32, name: &[u8]) -> io::Result<u64> {
@@ -319,6 +345,12 @@ fn new_socket(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Res
 
 fn local_address(socket: &Socket) -> io::Result<SocketAddrV4> {
     Ok(socket.local_addr()?.as_socket_ipv4().unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)))
+}
+
+/// Whether a guest forwarding rule's command or Unix socket is at the far end. Like the end of a pipe it may be gone
+/// without having read everything, and what it has said counts all the same.
+fn is_local(socket: &Socket) -> bool {
+    socket.local_addr().is_ok_and(|address| address.is_unix())
 }
 
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {

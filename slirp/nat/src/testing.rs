@@ -16,6 +16,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr};
 
 use crate::config::Config;
 use crate::env::Random;
+use crate::guestfwd::Target;
 use crate::host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
 use crate::nat::Nat;
 use crate::wire::{self, ETHERNET, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, IPV4, Ipv4, Ipv4Header, UDP};
@@ -362,6 +363,18 @@ impl Host for Model {
         }
         self.connections.insert(id, connection);
         Ok(())
+    }
+
+    fn connect_target(&mut self, id: SocketId, target: &Target) -> io::Result<()> {
+        match target {
+            Target::Tcp(address) => self.connect(id, *address),
+            Target::Unix(_) => errno(libc::ECONNREFUSED),
+            Target::Command(_) => {
+                self.connections.insert(id, Connection { established: true, ..Connection::default() });
+                self.events.push_back(readiness(id));
+                Ok(())
+            }
+        }
     }
 
     fn connected(&mut self, id: SocketId) -> io::Result<bool> {

@@ -358,8 +358,8 @@ impl Transfer {
                     (self.timeout, self.steady) = (Duration::from_secs(value), true);
                     value
                 }
-                // The length of a text is known when it has been translated.
-                b"tsize" if !self.text => len,
+                // The length of a text is known when it has been translated; and curl takes 0 for an error.
+                b"tsize" if !self.text && len > 0 => len,
                 b"windowsize" if value >= 1 && !self.text => {
                     self.window = value.min(MAX_WINDOW);
                     self.window

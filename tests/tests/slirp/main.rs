@@ -1,0 +1,11 @@
+//! The user-mode NAT among the real programs that guests run.
+//!
+//! Each test is one lab of network namespaces (`netlab`).
+//!
+//! | module | subject |
+//! |---|---|
+//! | `boot` | leases, files by TFTP, and boot ROMs |
+
+#![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
+
+mod boot;
