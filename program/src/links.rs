@@ -24,7 +24,7 @@ pub static LINKS: &[Scheme] = &[
         name: "user",
         address: Value::Text,
         form: "user://",
-        help: "the user-mode NAT, with DHCP and DNS; \
+        help: "the user-mode NAT, with DHCP, DNS and TFTP; \
                its settings are those of QEMU's -netdev user, as in user://?hostfwd=tcp::2222-:22&restrict=on",
     },
     Scheme {

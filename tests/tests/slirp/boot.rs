@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use netlab::process::{Process, program};
-use netlab::world::{Host, PATIENCE, command, has_interface, lab, run};
+use netlab::world::{Host, PATIENCE, command, has_interface, lab, run, wait_until};
 
 /// The folder that is served.
 const ROOT: &str = "/run/tftp";
@@ -292,5 +292,30 @@ fn nothing_outside_of_the_folder_is_served_and_nothing_but_files() {
             assert!(fs::read("/run/got").unwrap() == pattern(100));
         }
         plug.wait_until("it runs", || true);
+    });
+}
+
+#[test]
+fn ipxe_boots_a_kernel_by_tftp() {
+    lab(|| {
+        fs::create_dir_all(ROOT).unwrap();
+        // iPXE again, in the form of a Linux kernel: one that says so, and is small.
+        fs::copy("/boot/ipxe.lkrn", "/run/tftp/kernel").unwrap();
+        let script = "#!ipxe\necho next-server ${next-server} filename ${filename}\n\
+             chain pxe/../kernel || echo no way up\nchain kernel echo the kernel is up\n";
+        fs::create_dir("/run/tftp/pxe").unwrap();
+        fs::write("/run/tftp/boot.ipxe", script).unwrap();
+        let settings = "tftp=/run/tftp&bootfile=boot.ipxe";
+        let plug = program("plug");
+        let mut plug = Process::start(&format!("{} user://?{settings} listen:///run/socket", plug.display()));
+        plug.wait_until("it listens", || fs::exists("/run/socket").unwrap());
+        let qemu = Process::start(
+            "qemu-system-x86_64 -M pc -accel tcg -m 64 -nographic -monitor none -boot n -no-reboot \
+             -netdev stream,id=n,server=off,addr.type=unix,addr.path=/run/socket -device e1000,netdev=n",
+        );
+        // It takes ten seconds where the machine is idle.
+        for words in ["next-server 10.0.2.2 filename boot.ipxe", "no way up", "the kernel is up"] {
+            wait_until(words, PATIENCE * 4, || qemu.said().contains(words));
+        }
     });
 }

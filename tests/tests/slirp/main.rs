@@ -5,7 +5,9 @@
 //! | module | subject |
 //! |---|---|
 //! | `boot` | leases, files by TFTP, and boot ROMs |
+//! | `guestfwd` | commands, addresses and folders of the host's at addresses of the guests' network |
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
 mod boot;
+mod guestfwd;
