@@ -29,7 +29,7 @@ pub enum UserError {
     /// A forwarding rule.
     #[error("user: {0}")]
     Forward(#[from] ForwardError),
-    /// The event loop of the host's sockets, or the folder for TFTP.
+    /// The event loop of the host's sockets, or a folder for TFTP or Samba.
     #[error("user: {0}")]
     Sockets(#[from] SocketError),
 }

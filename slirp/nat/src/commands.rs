@@ -1,9 +1,9 @@
 //! The commands that guest forwarding rules start: one for each connection.
 //!
-//! A command's standard input and output are one end of a socketpair; the other one is the NAT's host socket, so its end of
-//! input is the guest's end, and it ends the connection by ending. It leads a process group of its own. Where the
+//! A command's standard input and output are one end of a socketpair (smbd's, of a connection over the loopback); the other
+//! one is the NAT's host socket, so its end of input is the guest's end, and it ends the connection by ending. It leads a process group of its own. Where the
 //! connection is reset (the guest has reset it, or is gone) the group gets a SIGTERM, as do all of them when the NAT
-//! ends. Its standard error is the NAT's.
+//! ends, which waits for them for a moment. Its standard error is the NAT's.
 //!
 //! Invariant: no zombies. Each process is watched through a pidfd in the epoll instance, and waited for when it has ended.
 //!
@@ -14,6 +14,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -25,6 +27,9 @@ use crate::host::SocketId;
 
 /// The high half of the tokens of pidfds: no kind of host socket has this number.
 const KIND: usize = 0x7fff;
+
+/// How long the commands have to end when the NAT does, before they are killed.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The commands that run.
 #[derive(Default)]
@@ -42,20 +47,32 @@ struct Running {
 }
 
 impl Commands {
-    /// Starts a command for a connection; returns the NAT's end of its input and output.
-    pub(crate) fn start(&mut self, registry: &Registry, connection: SocketId, line: &str) -> io::Result<Socket> {
+    /// Starts a command line for a connection; returns the NAT's end of its input and output.
+    pub(crate) fn start_line(&mut self, registry: &Registry, connection: SocketId, line: &str) -> io::Result<Socket> {
         let (ours, theirs) = Socket::pair(Domain::UNIX, Type::STREAM.cloexec(), None)?;
         ours.set_nonblocking(true)?;
-        let theirs = OwnedFd::from(theirs);
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", line]).stdin(Stdio::from(theirs.try_clone()?)).stdout(Stdio::from(theirs)).process_group(0);
+        command.args(["-c", line]);
+        self.start(registry, connection, command, theirs.into())?;
+        Ok(ours)
+    }
+
+    /// Starts a command for a connection, with `end` as its input and output.
+    pub(crate) fn start(
+        &mut self,
+        registry: &Registry,
+        connection: SocketId,
+        mut command: Command,
+        end: OwnedFd,
+    ) -> io::Result<()> {
+        command.stdin(Stdio::from(end.try_clone()?)).stdout(Stdio::from(end)).process_group(0);
         let mut child = command.spawn()?;
         match watch(registry, &child, self.next) {
             Ok(pidfd) => {
-                log::debug!("guestfwd: process {} runs: {line}", child.id());
+                log::debug!("guestfwd: process {} runs {command:?}", child.id());
                 self.running.insert(self.next, Running { child, pidfd, connection: Some(connection) });
                 self.next = self.next.wrapping_add(1);
-                Ok(ours)
+                Ok(())
             }
             Err(error) => {
                 child.kill()?;
@@ -87,7 +104,7 @@ impl Commands {
         if let Some(running) = self.running.values_mut().find(|running| running.connection == Some(connection)) {
             running.connection = None;
             if end {
-                running.end();
+                running.signal(Signal::SIGTERM);
             }
         }
     }
@@ -95,16 +112,27 @@ impl Commands {
 
 impl Drop for Commands {
     fn drop(&mut self) {
-        self.running.values().for_each(Running::end);
+        self.running.values().for_each(|running| running.signal(Signal::SIGTERM));
+        let deadline = Instant::now() + LAST_WORDS;
+        for running in self.running.values_mut() {
+            while matches!(running.child.try_wait(), Ok(None)) {
+                if Instant::now() < deadline {
+                    sleep(Duration::from_millis(2));
+                } else {
+                    running.signal(Signal::SIGKILL);
+                    drop(running.child.wait());
+                }
+            }
+        }
     }
 }
 
 impl Running {
-    fn end(&self) {
+    fn signal(&self, signal: Signal) {
         // The process was not waited for, so its number, and its group's, is nobody else's.
         let group = i32::try_from(self.child.id()).map(Pid::from_raw);
         if let Ok(group) = group
-            && let Err(error) = killpg(group, Signal::SIGTERM)
+            && let Err(error) = killpg(group, signal)
         {
             log::debug!("guestfwd: process {group}: {error}");
         }

@@ -14,7 +14,8 @@ use std::str::FromStr;
 
 use link::{DEFAULT_MTU, Locator, LocatorError, Options};
 
-use crate::guestfwd::GuestForward;
+use crate::guestfwd::{GuestForward, Target};
+use crate::smb;
 
 /// How many addresses DHCP hands out.
 pub const LEASES: u8 = 16;
@@ -217,6 +218,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// What answers at addresses of the guests' network.
     pub guest_forwards: Vec<GuestForward>,
+    /// The folder that guests see as a share; `guest_forwards` leads to its server.
+    pub smb: Option<PathBuf>,
     /// The folder whose files guests read by TFTP.
     pub tftp: Option<PathBuf>,
     /// The file that a guest is told to boot, [`BOOTFILE_LEN`] bytes at most.
@@ -248,6 +251,7 @@ impl Config {
             mtu: DEFAULT_MTU,
             forwards: Vec::new(),
             guest_forwards: Vec::new(),
+            smb: None,
             tftp: None,
             bootfile: None,
             tftp_server_name: None,
@@ -280,6 +284,7 @@ impl Config {
         config.take_mtu(&mut options)?;
         config.take_forwards(&mut options)?;
         config.take_guest_forwards(&mut options)?;
+        config.take_share(&mut options)?;
         config.take_boot(&mut options)?;
         config.check(&options)?;
         options.finish()?;
@@ -332,19 +337,41 @@ impl Config {
     fn take_guest_forwards(&mut self, options: &mut Options) -> Result<(), LocatorError> {
         for text in options.take_all("guestfwd") {
             let rule: GuestForward = text.parse().map_err(|why: String| options.bad_value("guestfwd", &text, &why))?;
-            let at = self.guest_forward_address(&rule);
-            let why = if !self.network.is_host(*at.ip()) {
-                format!("the address is not in {}", self.network)
-            } else if [self.gateway, self.dns].contains(at.ip()) {
-                "this is the address of host or dns".to_owned()
-            } else if self.guest_forward(at).is_some() {
-                "another rule has this address and port".to_owned()
-            } else {
-                self.guest_forwards.push(rule);
-                continue;
-            };
-            return Err(options.bad_value("guestfwd", &text, &why));
+            self.add_guest_forward(rule).map_err(|why| options.bad_value("guestfwd", &text, &why))?;
         }
+        Ok(())
+    }
+
+    fn add_guest_forward(&mut self, rule: GuestForward) -> Result<(), String> {
+        let at = self.guest_forward_address(&rule);
+        if !self.network.is_host(*at.ip()) {
+            return Err(format!("the address is not in {}", self.network));
+        }
+        if [self.gateway, self.dns].contains(at.ip()) {
+            return Err("this is the address of host or dns".to_owned());
+        }
+        if self.guest_forward(at).is_some() {
+            return Err(format!("another rule has port {} of {}", at.port(), at.ip()));
+        }
+        self.guest_forwards.push(rule);
+        Ok(())
+    }
+
+    fn take_share(&mut self, options: &mut Options) -> Result<(), LocatorError> {
+        let server = options.take_parsed::<Ipv4Addr>("smbserver")?;
+        let folder = take_text(options, "smb", libc::PATH_MAX as usize)?;
+        let Some(folder) = folder else {
+            let Some(server) = server else { return Ok(()) };
+            return Err(options.bad_value("smbserver", &server.to_string(), &"there is no smb"));
+        };
+        for port in smb::PORTS {
+            let rule = GuestForward { server, port, target: Target::Share };
+            self.add_guest_forward(rule).map_err(|why| match server {
+                Some(server) => options.bad_value("smbserver", &server.to_string(), &why),
+                None => options.bad_value("smb", &folder, &why),
+            })?;
+        }
+        self.smb = Some(folder.into());
         Ok(())
     }
 
@@ -420,7 +447,7 @@ mod tests {
         let config = config(
             "user,net=192.168.76.0/255.255.255.0,host=192.168.76.9,dns=192.168.76.3,dhcpstart=192.168.76.20,\
              hostname=guest,domainname=lab.example,dnssearch=a.example,dnssearch=b.example.,restrict,ipv4=on,ipv6=off,\
-             mtu=9000,host-loopback=off,tftp=/srv/boot,bootfile=pxe/boot.ipxe,guestfwd=tcp:192.168.76.5:80-tcp:127.0.0.1:8080,guestfwd=::25-cmd:cat,tftp-server-name=boot.example,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-192.168.76.30:5353",
+             mtu=9000,host-loopback=off,tftp=/srv/boot,bootfile=pxe/boot.ipxe,guestfwd=tcp:192.168.76.5:80-tcp:127.0.0.1:8080,guestfwd=::25-cmd:cat,smb=/srv/share,smbserver=192.168.76.6,tftp-server-name=boot.example,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-192.168.76.30:5353",
         )
         .unwrap();
         assert_eq!(config.network.to_string(), "192.168.76.0/24");
@@ -430,7 +457,7 @@ mod tests {
         assert_eq!(config.mtu, 9000);
         let servers: Vec<_> =
             config.guest_forwards.iter().map(|r| config.guest_forward_address(r).to_string()).collect();
-        assert_eq!(servers, ["192.168.76.5:80", "192.168.76.4:25"]);
+        assert_eq!(servers, ["192.168.76.5:80", "192.168.76.4:25", "192.168.76.6:139", "192.168.76.6:445"]);
         assert_eq!(config.tftp, Some(PathBuf::from("/srv/boot")));
         assert_eq!(config.bootfile.as_deref(), Some("pxe/boot.ipxe"));
         assert_eq!(config.tftp_server_name.as_deref(), Some("boot.example"));
@@ -462,7 +489,10 @@ mod tests {
             ("user,guestfwd=:10.9.9.9:80-cmd:cat", "not in 10.0.2.0/24"),
             ("user,guestfwd=:10.0.2.2:80-cmd:cat", "address of host or dns"),
             ("user,guestfwd=:10.0.2.20:80-cmd:cat", "DHCP hands out"),
-            ("user,guestfwd=::80-cmd:a,guestfwd=:10.0.2.4:80-cmd:b", "another rule"),
+            ("user,guestfwd=::80-cmd:a,guestfwd=:10.0.2.4:80-cmd:b", "another rule has port 80 of 10.0.2.4"),
+            ("user,smbserver=10.0.2.4", "there is no smb"),
+            ("user,smb=/srv,smbserver=10.0.2.2", "smbserver=10.0.2.2: this is the address of host"),
+            ("user,smb=/srv,guestfwd=::445-cmd:x", "smb=/srv: another rule"),
             ("user,tftp=", "expected 1 to 4096 bytes"),
             ("user,tftp=/a,tftp=/b", "'tftp' is given twice"),
             (&format!("user,bootfile={}", "b".repeat(128)), "expected 1 to 127 bytes"),

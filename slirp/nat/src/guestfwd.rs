@@ -22,6 +22,8 @@ pub enum Target {
     Unix(PathBuf),
     /// A command line of the shell's, started for each connection.
     Command(String),
+    /// The file server for [`Config::smb`].
+    Share,
 }
 
 /// A rule: connections to this address of the guests' network lead to a target.
@@ -86,6 +88,7 @@ impl fmt::Display for Target {
             Self::Tcp(address) => write!(f, "tcp:{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Command(line) => write!(f, "cmd:{line}"),
+            Self::Share => f.write_str("smbd"),
         }
     }
 }

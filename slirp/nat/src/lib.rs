@@ -9,7 +9,7 @@
 //! | `nat` | dispatch: whose frame it is, and what may be dropped for which reason |
 //! | `arp` `dhcp` `dns` `icmp` `tcp` `udp` `forward` | one protocol each |
 //! | `tftp` `folder` | files for guests: the server, and the one folder that they come from |
-//! | `guestfwd` `commands` | what of the host's answers at an address of the guests' network |
+//! | `guestfwd` `commands` `smb` | what of the host's answers at an address of the guests' network |
 //! | `route` | which address leads where: what of the host a guest reaches |
 //! | `fragment` | packets put together again |
 //! | `stack` `memory` | a TCP connection with the guest: smoltcp, and its rings |
@@ -37,6 +37,7 @@ mod nat;
 mod nat_test;
 mod route;
 mod slab;
+mod smb;
 mod sockets;
 #[cfg(test)]
 mod sockets_test;
@@ -55,4 +56,5 @@ pub use forward::ForwardError;
 pub use guestfwd::{GuestForward, Target};
 pub use host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
 pub use nat::{Nat, OFFLOADS};
+pub use smb::ShareError;
 pub use sockets::{SocketError, Sockets};

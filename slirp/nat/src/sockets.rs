@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::folder::{Folder, FolderError};
 use crate::guestfwd::Target;
 use crate::host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
+use crate::smb::{self, Share, ShareError};
 
 /// Events taken out of the epoll instance at a time.
 const EVENTS: usize = 256;
@@ -44,6 +45,9 @@ pub enum SocketError {
     /// The folder for TFTP.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// The folder that is shared.
+    #[error(transparent)]
+    Share(#[from] ShareError),
 }
 
 /// The host's sockets.
@@ -54,6 +58,8 @@ pub struct Sockets {
     resolver: ResolvConf,
     folder: Option<Folder>,
     commands: Commands,
+    // Behind the commands that use it: fields are dropped in this order.
+    share: Option<Share>,
 }
 
 impl Sockets {
@@ -69,15 +75,17 @@ impl Sockets {
             resolver: ResolvConf::new(PathBuf::from("/etc/resolv.conf")),
             folder: None,
             commands: Commands::default(),
+            share: None,
         })
     }
 
     /// Opens what the settings name, once and for all: it is found by its descriptor later, whatever becomes of the root.
     ///
     /// # Errors
-    /// [`SocketError::Folder`].
+    /// [`SocketError::Folder`], [`SocketError::Share`].
     pub fn prepare(mut self, config: &Config) -> Result<Self, SocketError> {
         self.folder = config.tftp.as_deref().map(Folder::open).transpose()?;
+        self.share = config.smb.as_deref().map(Share::open).transpose()?;
         Ok(self)
     }
 
@@ -192,7 +200,13 @@ impl Host for Sockets {
                 socket.connect(&SockAddr::unix(path)?)?;
                 socket
             }
-            Target::Command(line) => self.commands.start(self.poll.registry(), id, line)?,
+            Target::Command(line) => self.commands.start_line(self.poll.registry(), id, line)?,
+            Target::Share => {
+                let command = self.share.as_ref().ok_or(io::ErrorKind::NotFound)?.command();
+                let (ours, theirs) = smb::loopback_pair()?;
+                self.commands.start(self.poll.registry(), id, command, theirs)?;
+                ours
+            }
         };
         self.keep(id, socket)
     }

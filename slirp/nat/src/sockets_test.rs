@@ -311,13 +311,11 @@ fn a_command_and_its_children_end_with_a_reset_connection() {
 fn commands_end_with_the_nat() {
     let (lab, _, process) = command("sleep 1000; true");
     drop(lab);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    // A zombie of the test's: field 3 of proc_pid_stat(5).
-    let ended = || std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap().contains(") Z ");
-    while !ended() {
-        assert!(Instant::now() < deadline, "process {process} goes on");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    assert!(!exists(&process));
+    // One that does not want to.
+    let (lab, _, process) = command("trap '' TERM; sleep 1000; true");
+    drop(lab);
+    assert!(!exists(&process));
 }
 
 #[test]

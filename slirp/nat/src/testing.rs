@@ -369,7 +369,7 @@ impl Host for Model {
         match target {
             Target::Tcp(address) => self.connect(id, *address),
             Target::Unix(_) => errno(libc::ECONNREFUSED),
-            Target::Command(_) => {
+            Target::Command(_) | Target::Share => {
                 self.connections.insert(id, Connection { established: true, ..Connection::default() });
                 self.events.push_back(readiness(id));
                 Ok(())

@@ -3,7 +3,7 @@
 use std::fs;
 
 use netlab::process::{Process, program};
-use netlab::world::{Host, PATIENCE, has_interface, lab, wait_until};
+use netlab::world::{Host, PATIENCE, command, has_interface, lab, wait_until};
 
 /// A guest's namespace, whose one interface leads to the NAT with these settings.
 fn world(settings: &str) -> (Process, Host) {
@@ -55,5 +55,30 @@ fn a_hundred_commands_run_at_once_and_end_with_their_connections() {
         drop(clients);
         wait_until("no process is left", PATIENCE, || children(&plug).is_empty());
         assert_eq!(exchange(&guest, 7, b"more"), b"more");
+    });
+}
+
+#[test]
+fn a_shared_folder_is_read_and_written_and_leaves_nothing() {
+    lab(|| {
+        fs::create_dir("/run/share").unwrap();
+        let bytes: Vec<u8> = (0..5_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        fs::write("/run/share/file", &bytes).unwrap();
+        let (mut plug, guest) = world("restrict=on&smb=/run/share&smbserver=10.0.2.9");
+        for port in [445, 139] {
+            let mut client = command(&guest.line("smbclient --debuglevel=0 -N //10.0.2.9/qemu"));
+            let commands = "get file /run/got; put /run/got back; ls";
+            let output = client.args(["-p", &port.to_string(), "-c", commands]).output().unwrap();
+            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            assert!(output.status.success() && said.contains("back"), "{port}: {said}");
+            assert!(fs::read("/run/got").unwrap() == bytes && fs::read("/run/share/back").unwrap() == bytes, "{port}");
+            fs::remove_file("/run/share/back").unwrap();
+        }
+        wait_until("no server is left", PATIENCE, || children(&plug).is_empty());
+        let own = || fs::read_dir("/run/tmp").unwrap().count();
+        assert_eq!(own(), 1);
+        plug.signal(libc::SIGTERM);
+        plug.wait(PATIENCE);
+        assert_eq!(own(), 0);
     });
 }
