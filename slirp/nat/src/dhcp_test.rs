@@ -221,3 +221,24 @@ fn a_broken_option_makes_the_message_malformed() {
         assert_eq!(lab.nat.drops().get(DropReason::Malformed), before + 1, "{options:?}");
     }
 }
+
+#[test]
+fn hostile_messages_cost_drops_and_nothing_else() {
+    let mut lab = Lab::new();
+    let mut random = crate::env::Random::new(5);
+    for _ in 0..50_000 {
+        let mut behind = [&COOKIE[..], &[53, 1, (random.next() % 9) as u8]].concat();
+        for _ in 0..random.next() % 4 {
+            let code = [50, 54, 57, 61, 55, 0, 255, 53][random.next() as usize % 8];
+            let len = [0, 1, 2, 4, 7, 255][random.next() as usize % 6];
+            behind.extend([code, len]);
+            behind.extend((0..random.next() % 9).map(|_| random.next() as u8));
+        }
+        let own = if random.next().is_multiple_of(4) { lease((random.next() % 20) as u8) } else { NONE };
+        ask(&mut lab, mac((random.next() % 40) as u8), own, &behind);
+        lab.now += Duration::from_millis(random.next() % 200);
+    }
+    assert!(lab.nat.drops().get(DropReason::Malformed) > 1000 && lab.nat.drops().get(DropReason::Limit) > 0);
+    lab.now += 2 * LEASE_TIME;
+    assert!(dhcp(&mut lab, DISCOVER, mac(200), NONE, &[]).is_some());
+}

@@ -265,3 +265,39 @@ fn a_restricted_guest_is_served() {
     let mut lab = Lab::with(Config { tftp: Some("/srv".into()), restrict: true, ..Config::default() }, model);
     assert_eq!(ask(&mut lab, 2000, &request("f", OCTET, "")).len(), 1);
 }
+
+#[test]
+fn hostile_packets_cost_drops_and_nothing_else() {
+    let mut lab = lab(&[("f", pattern(5000))]);
+    let mut random = crate::env::Random::new(11);
+    let valid = [
+        request("f", OCTET, "blksize 8 windowsize 64 tsize 0 timeout 1"),
+        request("f", b"netascii\0", "blksize 65464"),
+        acknowledgement(0),
+        acknowledgement(1),
+        vec![0, 5, 0, 1, 0],
+    ];
+    for _ in 0..50_000 {
+        let mut packet = valid[random.next() as usize % valid.len()].clone();
+        for _ in 0..random.next() % 4 {
+            let at = random.next() as usize % packet.len();
+            packet[at] = random.next() as u8;
+        }
+        packet.truncate(packet.len() - random.next() as usize % 3);
+        let port = 2000 + (random.next() % 8) as u16;
+        lab.nat.input(lab.now, &link::VnetHeader::WHOLE, &datagram(port, SocketAddrV4::new(GATEWAY, PORT), &packet));
+        while lab.nat.output(lab.now).is_some() {}
+        lab.now += Duration::from_millis(random.next() % 50);
+        lab.nat.expire(lab.now);
+        assert!(lab.host().open_files.len() <= 8);
+    }
+    assert!(lab.nat.drops().get(DropReason::Malformed) > 1000);
+    // Time ends what is left, and a client is served as before.
+    while lab.nat.deadline().is_some() {
+        lab.pass(TIMEOUT * 100);
+    }
+    lab.guest.others.clear();
+    assert!(lab.host().open_files.is_empty());
+    let first = ask(&mut lab, 3000, &request("f", OCTET, ""));
+    assert_eq!(take(&mut lab, 3000, first, 512).0, pattern(5000));
+}

@@ -3,7 +3,7 @@
 use std::fs;
 
 use netlab::process::{Process, program};
-use netlab::world::{Host, PATIENCE, command, has_interface, lab, wait_until};
+use netlab::world::{Host, PATIENCE, command, has_interface, lab, run, wait_until};
 
 /// A guest's namespace, whose one interface leads to the NAT with these settings.
 fn world(settings: &str) -> (Process, Host) {
@@ -80,5 +80,20 @@ fn a_shared_folder_is_read_and_written_and_leaves_nothing() {
         plug.signal(libc::SIGTERM);
         plug.wait(PATIENCE);
         assert_eq!(own(), 0);
+    });
+}
+
+#[test]
+fn without_samba_its_package_is_named() {
+    lab(|| {
+        // No smbd is on this machine any more.
+        for place in ["/usr/sbin", "/usr/local/sbin"] {
+            run(&format!("mount -t tmpfs none {place}"));
+        }
+        let mut plug = Process::start(&format!("{} user://?smb=/run null://", program("plug").display()));
+        assert_eq!(plug.wait(PATIENCE).code(), Some(1));
+        let said = plug.said();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains("smb=/run: there is no smbd on this machine: install Samba (package samba)"), "{said}");
     });
 }
