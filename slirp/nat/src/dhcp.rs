@@ -200,6 +200,10 @@ impl Dhcp {
             return Ok(());
         }
         match message.kind {
+            // One that has an address wants to know what to boot.
+            None if env.is_guest(message.address) && place(&env.config, message.address).is_none() => {
+                reply(env, &message, None, message.address);
+            }
             None => {
                 let place = self.find(&env.config, &message, env.now).ok_or(DropReason::Limit)?;
                 self.bind(env, &message, place, FOR_EVER);

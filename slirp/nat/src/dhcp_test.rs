@@ -122,6 +122,9 @@ fn bootp_clients_get_a_lease_for_ever_in_300_bytes() {
         assert_eq!(answer.option(3).unwrap(), GATEWAY.octets());
         assert_eq!(answer.option(12).unwrap(), b"h");
         assert_eq!(answer.text(FILE), b"kernel");
+        let own = Ipv4Addr::new(10, 0, 2, 77);
+        let answer = ask(&mut lab, mac(9), own, vendor).unwrap();
+        assert_eq!((answer.address(), answer.to, answer.text(FILE)), (own, own, &b"kernel"[..]));
         lab.now += 10 * LEASE_TIME;
         assert_eq!(dhcp(&mut lab, DISCOVER, mac(2), NONE, &[]).unwrap().address(), lease(1));
         assert_eq!(ask(&mut lab, mac(1), NONE, vendor).unwrap().address(), lease(0));

@@ -188,12 +188,13 @@ fn a_bootp_client_is_told_what_to_boot() {
 }
 
 /// The command lines of real clients that fetch a file to `/run/got`, with blocks of this size.
-fn clients(name: &str, block: usize) -> [String; 4] {
+fn clients(name: &str, block: usize) -> [String; 5] {
     let get = if block == 512 { "tftp".to_owned() } else { format!("tftp -b {block}") };
     [
         format!("busybox {get} -g -r {name} -l /run/got 10.0.2.2 69"),
         format!("curl -sS --tftp-blksize {block} -o /run/got tftp://10.0.2.2/{name}"),
         format!("atftp --option blksize\u{a0}{block} --get -r {name} -l /run/got 10.0.2.2"),
+        format!("atftp --option blksize\u{a0}{block} --option windowsize\u{a0}16 -g -r {name} -l /run/got 10.0.2.2"),
         // It knows no options; it asks for a text unless it is told.
         format!("tftp 10.0.2.2 -m binary -c get {name} /run/got"),
     ]
@@ -209,6 +210,24 @@ fn fetch(guest: &Host, line: &str) {
     assert!(output.status.success(), "{line}: {}\n{said}", output.status);
 }
 
+/// Every client fetches a file that is served.
+fn all_fetch(guest: &Host, name: &str, len: usize, block: usize) {
+    for line in clients(name, block) {
+        fetch(guest, &line);
+        assert!(fs::read("/run/got").unwrap() == pattern(len), "{line}");
+        fs::remove_file("/run/got").unwrap();
+    }
+}
+
+#[test]
+fn every_client_fetches_more_blocks_than_have_a_number() {
+    lab(|| {
+        let (_plug, guest) = addressed("tftp=/run/tftp");
+        serve("long", 70_000 * 512 + 1);
+        all_fetch(&guest, "long", 70_000 * 512 + 1, 512);
+    });
+}
+
 #[test]
 fn every_client_fetches_files_whole() {
     lab(|| {
@@ -217,11 +236,7 @@ fn every_client_fetches_files_whole() {
         files.iter().for_each(|(name, len)| serve(name, *len));
         for (name, len) in files {
             for block in [512, 1468, 8192] {
-                for line in clients(name, block) {
-                    fetch(&guest, &line);
-                    assert!(fs::read("/run/got").unwrap() == pattern(len), "{line}");
-                    fs::remove_file("/run/got").unwrap();
-                }
+                all_fetch(&guest, name, len, block);
             }
         }
     });
