@@ -53,7 +53,8 @@ impl User {
         Config::from_locator(locator)
     }
 
-    /// Makes the NAT, opens what its settings name, and sets up its forwarding rules. `name` is the object of every message about the link.
+    /// Makes the NAT, opens what its settings name, and sets up its forwarding rules. `name` is the object of every
+    /// message about the link.
     ///
     /// # Errors
     /// [`UserError::Forward`] names the rule whose port is taken; [`UserError::Sockets`].

@@ -28,6 +28,9 @@ use crate::host::SocketId;
 /// The high half of the tokens of pidfds: no kind of host socket has this number.
 const KIND: usize = 0x7fff;
 
+/// Commands at most: a guest is not to fill the host with processes.
+const MAX_COMMANDS: usize = 256;
+
 /// How long the commands have to end when the NAT does, before they are killed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -65,6 +68,9 @@ impl Commands {
         mut command: Command,
         end: OwnedFd,
     ) -> io::Result<()> {
+        if self.running.len() >= MAX_COMMANDS {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         command.stdin(Stdio::from(end.try_clone()?)).stdout(Stdio::from(end)).process_group(0);
         let mut child = command.spawn()?;
         match watch(registry, &child, self.next) {
@@ -151,4 +157,31 @@ fn watch(registry: &Registry, child: &Child, place: u32) -> io::Result<OwnedFd> 
     let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     registry.register(&mut SourceFd(&fd.as_raw_fd()), Token(KIND << 32 | place as usize), Interest::READABLE)?;
     Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use mio::{Events, Poll};
+
+    use super::*;
+    use crate::host::Kind;
+
+    fn id(index: usize) -> SocketId {
+        SocketId { kind: Kind::Tcp, index: index as u32 }
+    }
+
+    #[test]
+    fn there_is_a_limit_and_an_ended_command_makes_room() {
+        let mut poll = Poll::new().unwrap();
+        let mut commands = Commands::default();
+        let start = |commands: &mut Commands, n| commands.start_line(poll.registry(), id(n), "exec cat");
+        let mut ends: Vec<_> = (0..MAX_COMMANDS).map(|n| start(&mut commands, n).unwrap()).collect();
+        assert_eq!(start(&mut commands, MAX_COMMANDS).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        drop(ends.pop());
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
+        events.iter().for_each(|event| commands.ready(event.token()));
+        assert_eq!(commands.running.len(), MAX_COMMANDS - 1);
+        commands.start_line(poll.registry(), id(0), "exec cat").unwrap();
+    }
 }

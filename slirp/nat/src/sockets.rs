@@ -208,7 +208,7 @@ impl Host for Sockets {
                 ours
             }
         };
-        self.keep(id, socket)
+        self.keep(id, socket).inspect_err(|_| self.commands.part(id, true))
     }
 
     fn connected(&mut self, id: SocketId) -> io::Result<bool> {
