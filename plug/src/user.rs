@@ -29,7 +29,7 @@ pub enum UserError {
     /// A forwarding rule.
     #[error("user: {0}")]
     Forward(#[from] ForwardError),
-    /// The event loop of the host's sockets.
+    /// The event loop of the host's sockets, or a folder for TFTP or Samba.
     #[error("user: {0}")]
     Sockets(#[from] SocketError),
 }
@@ -53,7 +53,8 @@ impl User {
         Config::from_locator(locator)
     }
 
-    /// Makes the NAT and sets up its forwarding rules. `name` is the object of every message about the link.
+    /// Makes the NAT, opens what its settings name, and sets up its forwarding rules. `name` is the object of every
+    /// message about the link.
     ///
     /// # Errors
     /// [`UserError::Forward`] names the rule whose port is taken; [`UserError::Sockets`].
@@ -76,6 +77,7 @@ impl User {
     }
 
     fn with_sockets(name: String, config: Config, sockets: Sockets) -> Result<Self, UserError> {
+        let sockets = sockets.prepare(&config)?;
         let nat = Nat::new(config, sockets, random_seed(), Instant::now())?;
         let frame = vec![0; MAX_FRAME_LEN];
         Ok(Self { name, nat, frame, ready: Vec::new(), counters: Counters::default() })

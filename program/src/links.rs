@@ -24,8 +24,10 @@ pub static LINKS: &[Scheme] = &[
         name: "user",
         address: Value::Text,
         form: "user://",
-        help: "the user-mode NAT, with DHCP and DNS; \
-               its settings are those of QEMU's -netdev user, as in user://?hostfwd=tcp::2222-:22&restrict=on",
+        help: "the user-mode NAT, with DHCP and DNS; its settings are those of QEMU's -netdev user, as in \
+               user://?hostfwd=tcp::2222-:22&restrict=on; tftp=DIR serves files, which bootfile=FILE and \
+               tftp-server-name=NAME announce, guestfwd=[tcp]:[ADDR]:PORT-TARGET leads guests to tcp:ADDR:PORT, unix:PATH \
+               or cmd:COMMAND, smb=DIR shares a folder through Samba (at smbserver=ADDR)",
     },
     Scheme {
         name: "ssh",

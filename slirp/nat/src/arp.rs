@@ -1,4 +1,4 @@
-//! ARP (RFC 826): answers for the gateway and the name server, and questions for guests that are to be connected to.
+//! ARP (RFC 826): answers for the NAT's own addresses, and questions for guests that are to be connected to.
 
 use std::net::Ipv4Addr;
 

@@ -5,20 +5,27 @@
 //! `host-loopback`, whether the gateway's address leads to the host's loopback. It is on, as QEMU has it: a guest then
 //! reaches every service that listens on 127.0.0.1 or ::1.
 //!
-//! Invariant: in a `Config` the gateway, the name server and all leases are different host addresses of the network, in
-//! each family; and at least one family is on.
+//! Invariant: in a `Config` the gateway, the name server, the addresses of guest forwarding and all leases are different host
+//! addresses of the network, in each family; and at least one family is on.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use link::{DEFAULT_MTU, Locator, LocatorError, Options};
+
+use crate::guestfwd::{GuestForward, Target};
+use crate::smb;
 
 /// How many addresses DHCP hands out.
 pub const LEASES: u8 = 16;
 
 /// The MTUs taken, in bytes: what every IPv4 host takes (RFC 791), and what slirp4netns allows.
 pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 576..=65521;
+
+/// Bytes of a boot file's name: what the field in a BOOTP message holds, with a NUL behind it (RFC 951 §3).
+pub const BOOTFILE_LEN: usize = 127;
 
 /// An IPv4 network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +62,7 @@ impl Network {
     }
 
     /// The address whose host part is the low bits of `host`.
-    fn host(self, host: u32) -> Ipv4Addr {
+    pub(crate) fn host(self, host: u32) -> Ipv4Addr {
         self.address | (Ipv4Addr::from_bits(host) & !self.mask())
     }
 }
@@ -319,6 +326,16 @@ pub struct Config {
     pub mtu: u16,
     /// The forwarding rules.
     pub forwards: Vec<Forward>,
+    /// What answers at addresses of the guests' network.
+    pub guest_forwards: Vec<GuestForward>,
+    /// The folder that guests see as a share; `guest_forwards` leads to its server.
+    pub smb: Option<PathBuf>,
+    /// The folder whose files guests read by TFTP.
+    pub tftp: Option<PathBuf>,
+    /// The file that a guest is told to boot, [`BOOTFILE_LEN`] bytes at most.
+    pub bootfile: Option<String>,
+    /// The TFTP server that a guest is told of instead of the gateway: a name or an address, 255 bytes at most.
+    pub tftp_server_name: Option<String>,
 }
 
 impl Default for Config {
@@ -345,6 +362,11 @@ impl Config {
             host_loopback: true,
             mtu: DEFAULT_MTU,
             forwards: Vec::new(),
+            guest_forwards: Vec::new(),
+            smb: None,
+            tftp: None,
+            bootfile: None,
+            tftp_server_name: None,
         }
     }
 
@@ -373,6 +395,9 @@ impl Config {
         config.take_mtu(&mut options)?;
         config.take_families(&mut options)?;
         config.take_forwards(&mut options)?;
+        config.take_guest_forwards(&mut options)?;
+        config.take_share(&mut options)?;
+        config.take_boot(&mut options)?;
         config.check(&options)?;
         options.finish()?;
         Ok(config)
@@ -452,11 +477,63 @@ impl Config {
         Ok(())
     }
 
+    fn take_guest_forwards(&mut self, options: &mut Options) -> Result<(), LocatorError> {
+        for text in options.take_all("guestfwd") {
+            let rule: GuestForward = text.parse().map_err(|why: String| options.bad_value("guestfwd", &text, &why))?;
+            self.add_guest_forward(rule).map_err(|why| options.bad_value("guestfwd", &text, &why))?;
+        }
+        Ok(())
+    }
+
+    fn add_guest_forward(&mut self, rule: GuestForward) -> Result<(), String> {
+        let at = self.guest_forward_address(&rule);
+        if !self.network.is_host(*at.ip()) {
+            return Err(format!("the address is not in {}", self.network));
+        }
+        if [self.gateway, self.dns].contains(at.ip()) {
+            return Err("this is the address of host or dns".to_owned());
+        }
+        if self.guest_forward(at).is_some() {
+            return Err(format!("another rule has port {} of {}", at.port(), at.ip()));
+        }
+        self.guest_forwards.push(rule);
+        Ok(())
+    }
+
+    fn take_share(&mut self, options: &mut Options) -> Result<(), LocatorError> {
+        let server = options.take_parsed::<Ipv4Addr>("smbserver")?;
+        let folder = take_text(options, "smb", libc::PATH_MAX as usize)?;
+        let Some(folder) = folder else {
+            let Some(server) = server else { return Ok(()) };
+            return Err(options.bad_value("smbserver", &server.to_string(), &"there is no smb"));
+        };
+        for port in smb::PORTS {
+            let rule = GuestForward { server, port, target: Target::Share };
+            self.add_guest_forward(rule).map_err(|why| match server {
+                Some(server) => options.bad_value("smbserver", &server.to_string(), &why),
+                None => options.bad_value("smb", &folder, &why),
+            })?;
+        }
+        self.smb = Some(folder.into());
+        Ok(())
+    }
+
+    fn take_boot(&mut self, options: &mut Options) -> Result<(), LocatorError> {
+        self.tftp = take_text(options, "tftp", libc::PATH_MAX as usize)?.map(PathBuf::from);
+        self.bootfile = take_text(options, "bootfile", BOOTFILE_LEN)?;
+        self.tftp_server_name = take_text(options, "tftp-server-name", 255)?;
+        Ok(())
+    }
+
     fn check(&self, options: &Options) -> Result<(), LocatorError> {
         if self.gateway == self.dns {
             return Err(options.bad_value("dns", &self.dns.to_string(), &"this is the address of host"));
         }
         let leased = |address: Ipv4Addr| (self.dhcp_start..=self.lease(LEASES - 1)).contains(&address);
+        if let Some(rule) = self.guest_forwards.iter().find(|rule| leased(*self.guest_forward_address(rule).ip())) {
+            let address = self.guest_forward_address(rule);
+            return Err(options.bad_value("guestfwd", &address.to_string(), &"DHCP hands out this address"));
+        }
         let last = self.lease(LEASES - 1);
         if !self.network.is_host(last) || leased(self.gateway) || leased(self.dns) {
             let why = format!("16 addresses from here must be in {} and leave out host and dns", self.network);
@@ -464,6 +541,14 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn take_text(options: &mut Options, key: &str, longest: usize) -> Result<Option<String>, LocatorError> {
+    let Some(text) = options.take(key)? else { return Ok(None) };
+    if text.is_empty() || text.len() > longest || text.contains('\0') {
+        return Err(options.bad_value(key, &text, &format!("expected 1 to {longest} bytes without a NUL")));
+    }
+    Ok(Some(text))
 }
 
 fn take_host(options: &mut Options, key: &str, network: Network) -> Result<Option<Ipv4Addr>, LocatorError> {
@@ -513,7 +598,7 @@ mod tests {
         let config = config(
             "user,net=192.168.76.0/255.255.255.0,host=192.168.76.9,dns=192.168.76.3,dhcpstart=192.168.76.20,\
              hostname=guest,domainname=lab.example,dnssearch=a.example,dnssearch=b.example.,restrict,ipv4=on,ipv6=off,\
-             mtu=9000,host-loopback=off,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-192.168.76.30:5353",
+             mtu=9000,host-loopback=off,tftp=/srv/boot,bootfile=pxe/boot.ipxe,guestfwd=tcp:192.168.76.5:80-tcp:127.0.0.1:8080,guestfwd=::25-cmd:cat,smb=/srv/share,smbserver=192.168.76.6,tftp-server-name=boot.example,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-192.168.76.30:5353",
         )
         .unwrap();
         assert_eq!(config.network.to_string(), "192.168.76.0/24");
@@ -521,6 +606,12 @@ mod tests {
         assert_eq!(config.search.iter().map(Name::as_str).collect::<Vec<_>>(), ["a.example", "b.example"]);
         assert!(config.restrict && !config.host_loopback);
         assert_eq!(config.mtu, 9000);
+        let servers: Vec<_> =
+            config.guest_forwards.iter().map(|r| config.guest_forward_address(r).to_string()).collect();
+        assert_eq!(servers, ["192.168.76.5:80", "192.168.76.4:25", "192.168.76.6:139", "192.168.76.6:445"]);
+        assert_eq!(config.tftp, Some(PathBuf::from("/srv/boot")));
+        assert_eq!(config.bootfile.as_deref(), Some("pxe/boot.ipxe"));
+        assert_eq!(config.tftp_server_name.as_deref(), Some("boot.example"));
         let rules: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
         assert_eq!(rules, ["tcp::2222-:22", "udp:127.0.0.1:53-192.168.76.30:5353"]);
         assert_eq!(config.forward_target(&config.forwards[0]), "192.168.76.20:22".parse().unwrap());
@@ -575,6 +666,18 @@ mod tests {
             ("user,ipv6-dns=fec0::20", "DHCPv6 hands this address out"),
             ("user,ipv4=off,hostfwd=tcp::22-:22", "ipv4 is off"),
             ("user,mtu=100", "mtu=100"),
+            ("user,guestfwd=::80", "expected [tcp]:[server]:port-TARGET"),
+            ("user,guestfwd=:10.9.9.9:80-cmd:cat", "not in 10.0.2.0/24"),
+            ("user,guestfwd=:10.0.2.2:80-cmd:cat", "address of host or dns"),
+            ("user,guestfwd=:10.0.2.20:80-cmd:cat", "DHCP hands out"),
+            ("user,guestfwd=::80-cmd:a,guestfwd=:10.0.2.4:80-cmd:b", "another rule has port 80 of 10.0.2.4"),
+            ("user,smbserver=10.0.2.4", "there is no smb"),
+            ("user,smb=/srv,smbserver=10.0.2.2", "smbserver=10.0.2.2: this is the address of host"),
+            ("user,smb=/srv,guestfwd=::445-cmd:x", "smb=/srv: another rule"),
+            ("user,tftp=", "expected 1 to 4096 bytes"),
+            ("user,tftp=/a,tftp=/b", "'tftp' is given twice"),
+            (&format!("user,bootfile={}", "b".repeat(128)), "expected 1 to 127 bytes"),
+            (&format!("user,tftp-server-name={}", "n".repeat(256)), "expected 1 to 255 bytes"),
             ("user,hostname=a b", "hostname=a b"),
             ("user,hostfwd=tcp:22-22", "hostfwd=tcp:22-22"),
             ("user,hostfwd=tcp::0-:22", "'0' is not a port"),

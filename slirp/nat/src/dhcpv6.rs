@@ -8,7 +8,7 @@
 //! and DECLINE free. An address that the client names and cannot have is answered with a lifetime of 0.
 //!
 //! Servers are addressed through their group only (§16). Every answer carries the name server (RFC 3646), unless the
-//! guests are restricted, and the domains to search.
+//! guests are restricted, the domains to search, and where to boot from (RFC 5970).
 
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
@@ -69,6 +69,8 @@ mod option {
     pub const RAPID_COMMIT: u16 = 14;
     pub const DNS: u16 = 23;
     pub const SEARCH: u16 = 24;
+    /// RFC 5970 §3.1.
+    pub const BOOT_URL: u16 = 59;
 }
 
 /// Status codes (§21.13).
@@ -329,6 +331,10 @@ fn put_settings<H>(env: &Env<H>, net: &Ipv6, answer: &mut Vec<u8>) {
     }
     if !search.is_empty() {
         put(answer, option::SEARCH, &search);
+    }
+    if let Some(file) = &env.config.bootfile {
+        let url = if file.contains("://") { file.clone() } else { format!("tftp://[{}]/{file}", net.gateway) };
+        put(answer, option::BOOT_URL, url.as_bytes());
     }
 }
 

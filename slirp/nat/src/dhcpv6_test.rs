@@ -105,6 +105,16 @@ fn an_information_request_is_answered_with_the_settings() {
 }
 
 #[test]
+fn what_to_boot_is_told_as_a_url() {
+    for (file, url) in [("pxe/a.efi", "tftp://[fec0::2]/pxe/a.efi"), ("http://boot.example/a", "http://boot.example/a")]
+    {
+        let (mut nat, now) = nat(Config { bootfile: Some(file.to_owned()), ..Config::default() });
+        let (_, options) = ask(&mut nat, now, INFORMATION_REQUEST, &[]).unwrap();
+        assert_eq!(get(&options, option::BOOT_URL).unwrap(), url.as_bytes());
+    }
+}
+
+#[test]
 fn a_restricted_guest_is_not_told_of_a_name_server() {
     let (mut nat, now) = nat(Config { restrict: true, ..Config::default() });
     let (_, options) = ask(&mut nat, now, INFORMATION_REQUEST, &[]).unwrap();

@@ -40,6 +40,7 @@ pub(crate) enum Ready {
     Udp(u32),
     Ping(u32),
     Forward(u32),
+    Tftp(u32),
 }
 
 /// The working environment of the protocols.
@@ -99,9 +100,7 @@ impl<H> Env<H> {
     /// Whether this is one of the NAT's own addresses.
     pub(crate) fn is_own(&self, address: IpAddr) -> bool {
         match (address, &self.config.ipv6) {
-            (IpAddr::V4(address), _) => {
-                self.config.ipv4 && (address == self.config.gateway || address == self.config.dns)
-            }
+            (IpAddr::V4(address), _) => self.config.ipv4 && self.config.is_own(address),
             (IpAddr::V6(address), Some(net)) => {
                 address == net.gateway || address == net.dns || address == net.link_local()
             }
@@ -136,16 +135,21 @@ impl<H> Env<H> {
         MacAddr([0x52, second, a, b, c, d])
     }
 
-    /// From whom packets of `from` come at the Ethernet layer: itself if it is in the network, else the gateway.
+    /// From whom packets of `from` come at the Ethernet layer: itself if it is one of the NAT's own, else the gateway.
     pub(crate) fn mac_for(&self, from: IpAddr) -> MacAddr {
-        Self::own_mac(if from == self.name_server(from) { from } else { self.router(from) })
+        let is_own = match from {
+            IpAddr::V4(from) => self.config.is_own(from),
+            IpAddr::V6(_) => from == self.name_server(from),
+        };
+        Self::own_mac(if is_own { from } else { self.router(from) })
     }
 
     /// Whether a frame to this Ethernet address is for the NAT.
     pub(crate) fn is_own_mac(&self, mac: MacAddr) -> bool {
-        let v4 = self.config.ipv4.then_some([self.config.gateway, self.config.dns].map(Self::own_mac));
+        let [.., a, b, c, d] = mac.0;
+        let v4 = Ipv4Addr::new(a, b, c, d);
         let v6 = self.config.ipv6.map(|net| [net.gateway, net.dns].map(Self::own_mac));
-        [v4, v6].into_iter().flatten().flatten().any(|own| own == mac)
+        self.is_own(v4.into()) && mac == Self::own_mac(v4) || v6.is_some_and(|own| own.contains(&mac))
     }
 
     /// Whether packets to this address are for more than one host, as far as the NAT can know.

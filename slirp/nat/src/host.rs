@@ -10,6 +10,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
+use crate::guestfwd::Target;
+
 /// What a host socket serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -110,6 +112,12 @@ pub trait Host {
     /// What connect(2) says at once; the socket does not exist then.
     fn connect(&mut self, id: SocketId, to: SocketAddr) -> io::Result<()>;
 
+    /// Starts a connection to what a guest forwarding rule leads to; it is known as a TCP connection from then on.
+    ///
+    /// # Errors
+    /// What connect(2) says at once, or why the command cannot be started; the socket does not exist then.
+    fn connect_target(&mut self, id: SocketId, target: &Target) -> io::Result<()>;
+
     /// Whether a connection under way is made.
     ///
     /// # Errors
@@ -170,6 +178,22 @@ pub trait Host {
 
     /// Closes a connection by a reset. Unknown sockets are ignored.
     fn reset(&mut self, id: SocketId);
+
+    /// Opens a file of the folder that is served by TFTP, under a name of the core's; returns its length in bytes.
+    /// `name` is relative to the folder. One that has the name already is closed.
+    ///
+    /// # Errors
+    /// There is none, it is no regular file, may not be read, or lies outside of the folder.
+    fn open_file(&mut self, file: u32, name: &[u8]) -> io::Result<u64>;
+
+    /// Reads from such a file; fewer bytes than there is room for are its end.
+    ///
+    /// # Errors
+    /// It can be read no more.
+    fn read_file(&mut self, file: u32, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Closes such a file. Unknown ones are ignored.
+    fn close_file(&mut self, file: u32);
 
     /// The host's name servers, as its configuration has them now, best first.
     fn resolvers(&mut self) -> Vec<SocketAddr>;

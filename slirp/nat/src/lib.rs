@@ -8,6 +8,8 @@
 //! | `config` | the settings, taken from a locator |
 //! | `nat` | dispatch: whose frame it is, and what may be dropped for which reason |
 //! | `arp` `ndp` `dhcp` `dhcpv6` `dns` `icmp` `tcp` `udp` `forward` | one protocol each |
+//! | `tftp` `folder` | files for guests: the server, and the one folder that they come from |
+//! | `guestfwd` `commands` `smb` | what of the host's answers at an address of the guests' network |
 //! | `route` | which address leads where: what of the host a guest reaches |
 //! | `fragment` | packets put together again |
 //! | `stack` `memory` | a TCP connection with the guest: smoltcp, and its rings |
@@ -15,17 +17,20 @@
 //! | `wire` | formats and checksums |
 //! | `host` `sockets` | the seam to the operating system, and what is behind it |
 //!
-//! Forwarding rules know IPv4 only; there is no TFTP yet and no guestfwd.
+//! Forwarding rules, and those of guests, know IPv4 only.
 
 mod arp;
+mod commands;
 mod config;
 mod dhcp;
 mod dhcpv6;
 mod dns;
 mod ends;
 mod env;
+mod folder;
 mod forward;
 mod fragment;
+mod guestfwd;
 mod host;
 mod icmp;
 #[cfg(test)]
@@ -39,6 +44,7 @@ mod ndp;
 mod ndp_test;
 mod route;
 mod slab;
+mod smb;
 mod sockets;
 #[cfg(test)]
 mod sockets_test;
@@ -46,12 +52,16 @@ mod stack;
 mod tcp;
 #[cfg(test)]
 mod testing;
+mod tftp;
 mod timers;
 mod udp;
 mod wire;
 
-pub use config::{Config, Forward, Ipv6, LEASES, MTU_RANGE, Name, Network, Network6, Protocol};
+pub use config::{BOOTFILE_LEN, Config, Forward, Ipv6, LEASES, MTU_RANGE, Name, Network, Network6, Protocol};
+pub use folder::FolderError;
 pub use forward::ForwardError;
+pub use guestfwd::{GuestForward, Target};
 pub use host::{Datagram, Family, Host, Kind, Readiness, Rejection, SocketId};
 pub use nat::{Nat, OFFLOADS};
+pub use smb::ShareError;
 pub use sockets::{SocketError, Sockets};

@@ -26,6 +26,7 @@ use crate::icmp::{self, Pings};
 use crate::ndp::{self, Ndp};
 use crate::route::{Route, route};
 use crate::tcp::Tcp;
+use crate::tftp::{self, Tftp};
 use crate::timers::Timer;
 use crate::udp::Udp;
 use crate::wire::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ip};
@@ -43,6 +44,7 @@ pub struct Nat<H> {
     udp: Udp,
     pings: Pings,
     ndp: Ndp,
+    tftp: Tftp,
     forwards: Forwards,
     reassembly: Reassembly,
     fragments_armed: Option<Instant>,
@@ -68,6 +70,7 @@ impl<H: Host> Nat<H> {
             udp: Udp::default(),
             pings: Pings::default(),
             ndp: Ndp::default(),
+            tftp: Tftp::default(),
             forwards,
             reassembly: Reassembly::default(),
             fragments_armed: None,
@@ -140,6 +143,7 @@ impl<H: Host> Nat<H> {
                 Timer::Udp(place) => self.udp.fired(&mut self.env, place, at),
                 Timer::Ping(place) => self.pings.fired(&mut self.env, place, at),
                 Timer::Dns(place) => self.dns.fired(&mut self.env, place, at),
+                Timer::Tftp(place) => self.tftp.fired(&mut self.env, place, at),
                 Timer::Forward(place) => self.forwards.fired(&mut self.env, &mut self.tcp, place, at),
                 Timer::Peers => self.udp.expire_peers(&mut self.env, at),
                 Timer::Fragments => self.expire_fragments(at),
@@ -169,6 +173,11 @@ impl<H: Host> Nat<H> {
                 Ready::Udp(place) => self.udp.output(&mut self.env, place, &mut self.out),
                 Ready::Ping(place) => self.pings.output(&mut self.env, place, &mut self.out),
                 Ready::Forward(place) => self.forwards.output(&mut self.env, &mut self.udp, place, &mut self.out),
+                Ready::Tftp(place) => {
+                    // Into the queue: it may be in fragments.
+                    self.tftp.output(&mut self.env, place);
+                    None
+                }
             };
             if let Some((header, len)) = made {
                 return Some((header, &self.out[..len]));
@@ -270,6 +279,10 @@ impl<H: Host> Nat<H> {
         }
         if let (dhcpv6::SERVER_PORT, IpAddr::V6(from), true) = (udp.to_port, ip.from, ip.to == dhcpv6::GROUP) {
             return self.dhcpv6.input(&mut self.env, from, udp.payload);
+        }
+        if udp.to_port == tftp::PORT && config.tftp.is_some() && ip.to == self.env.router(ip.from) {
+            let (client, server) = ((ip.from, udp.from_port), (ip.to, udp.to_port));
+            return self.tftp.input(&mut self.env, SocketAddr::from(client), SocketAddr::from(server), udp.payload);
         }
         if udp.to_port == dns::PORT && route(config, ip.to) == Route::Dns {
             return self.dns.input(&mut self.env, SocketAddr::new(ip.from, udp.from_port), udp.payload);

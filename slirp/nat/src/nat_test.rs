@@ -143,6 +143,29 @@ fn a_restricted_guest_gets_a_lease_without_a_way_out() {
     assert_eq!(lab.exchange(echo_request(GATEWAY, 1, b"")).len(), 1);
 }
 
+#[test]
+fn a_guest_forwarding_address_answers_at_its_ports_only() {
+    let rules = ["::80-tcp:127.0.0.1:8080", ":10.0.2.9:22-cmd:x"].map(|rule| rule.parse().unwrap());
+    let server = Ipv4Addr::new(10, 0, 2, 4);
+    for restrict in [false, true] {
+        let config = Config { guest_forwards: rules.to_vec(), restrict, ..Config::default() };
+        let mut lab = Lab::with(config, Model::default());
+        let handle = connect(&mut lab, server, 80);
+        assert_eq!(lab.guest.tcp(handle).state(), State::Established);
+        assert_eq!(lab.host().connection().to, Some("127.0.0.1:8080".parse().unwrap()));
+        let closed = connect(&mut lab, server, 81);
+        let expected = if restrict { State::SynSent } else { State::Closed };
+        assert_eq!(lab.guest.tcp(closed).state(), expected);
+        // The guest asks for one address a second.
+        lab.now += SECOND;
+        let command = connect(&mut lab, Ipv4Addr::new(10, 0, 2, 9), 22);
+        assert_eq!(lab.guest.tcp(command).state(), State::Established);
+        // Nobody takes its address.
+        assert_eq!(lab.exchange(packet_from(server, GATEWAY, 17, &[0; 8])).len(), 0);
+        assert!(lab.nat.drops().get(DropReason::Unserved) > 0);
+    }
+}
+
 /// Opens a connection to a port of the remote host, as far as it gets.
 fn connect(lab: &mut Lab<Model>, address: Ipv4Addr, port: u16) -> smoltcp::iface::SocketHandle {
     let handle = lab.guest.connect(to(address, port));

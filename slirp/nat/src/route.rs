@@ -11,7 +11,7 @@ pub(crate) enum Route {
     Dns,
     /// To this address of the host's world.
     Host(IpAddr),
-    /// To the gateway, which offers nothing itself.
+    /// To an address of the NAT's own that offers nothing.
     Refused,
     /// Nowhere: the guests are restricted, and are not told.
     Closed,
@@ -39,6 +39,9 @@ fn route_v4(config: &Config, to: Ipv4Addr) -> Route {
     }
     if to == config.gateway {
         return if config.host_loopback { Route::Host(Ipv4Addr::LOCALHOST.into()) } else { Route::Refused };
+    }
+    if config.is_own(to) {
+        return Route::Refused;
     }
     let [first, ..] = to.octets();
     if config.network.contains(to) || first == 0 || to.is_loopback() || first >= 224 {

@@ -40,6 +40,10 @@ impl<T> Slab<T> {
         entry
     }
 
+    pub(crate) fn get(&self, place: u32) -> Option<&T> {
+        self.entries.get(place as usize)?.as_ref()
+    }
+
     pub(crate) fn get_mut(&mut self, place: u32) -> Option<&mut T> {
         self.entries.get_mut(place as usize)?.as_mut()
     }

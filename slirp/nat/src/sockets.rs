@@ -21,7 +21,12 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
+use crate::commands::Commands;
+use crate::config::Config;
+use crate::folder::{Folder, FolderError};
+use crate::guestfwd::Target;
 use crate::host::{Datagram, Family, Host, Kind, Readiness, Rejection, SocketId};
+use crate::smb::{self, Share, ShareError};
 
 /// Events taken out of the epoll instance at a time.
 const EVENTS: usize = 256;
@@ -32,10 +37,19 @@ const BACKLOG: i32 = 4096;
 /// Name servers looked at, as resolv.conf(5) has it.
 const MAX_RESOLVERS: usize = 3;
 
-/// The epoll instance cannot be made.
+/// What the NAT works with cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("host sockets: cannot make an epoll instance: {}", link::reason(.0))]
-pub struct SocketError(#[from] io::Error);
+pub enum SocketError {
+    /// The epoll instance cannot be made.
+    #[error("host sockets: cannot make an epoll instance: {}", link::reason(.0))]
+    Epoll(#[from] io::Error),
+    /// The folder for TFTP.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The folder that is shared.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+}
 
 /// A socket, and how it was told to send.
 struct Entry {
@@ -50,6 +64,10 @@ pub struct Sockets {
     events: Events,
     tables: [Vec<Option<Entry>>; Kind::ALL.len()],
     resolver: ResolvConf,
+    folder: Option<Folder>,
+    commands: Commands,
+    // Behind the commands that use it: fields are dropped in this order.
+    share: Option<Share>,
 }
 
 impl Sockets {
@@ -63,7 +81,20 @@ impl Sockets {
             events: Events::with_capacity(EVENTS),
             tables: Default::default(),
             resolver: ResolvConf::new(PathBuf::from("/etc/resolv.conf")),
+            folder: None,
+            commands: Commands::default(),
+            share: None,
         })
+    }
+
+    /// Opens what the settings name, once and for all: it is found by its descriptor later, whatever becomes of the root.
+    ///
+    /// # Errors
+    /// [`SocketError::Folder`], [`SocketError::Share`].
+    pub fn prepare(mut self, config: &Config) -> Result<Self, SocketError> {
+        self.folder = config.tftp.as_deref().map(Folder::open).transpose()?;
+        self.share = config.smb.as_deref().map(Share::open).transpose()?;
+        Ok(self)
     }
 
     /// Reads the name servers from another file than `/etc/resolv.conf`.
@@ -93,6 +124,7 @@ impl Sockets {
             }
             let before = out.len();
             out.extend(self.events.iter().filter_map(|event| {
+                self.commands.ready(event.token());
                 let finished = event.is_read_closed() || event.is_write_closed();
                 Some(Readiness {
                     id: id(event.token())?,
@@ -180,6 +212,25 @@ impl Host for Sockets {
         self.keep(id, socket)
     }
 
+    fn connect_target(&mut self, id: SocketId, target: &Target) -> io::Result<()> {
+        let socket = match target {
+            Target::Tcp(address) => return self.connect(id, *address),
+            Target::Unix(path) => {
+                let socket = new_socket(Domain::UNIX, Type::STREAM, None)?;
+                socket.connect(&SockAddr::unix(path)?)?;
+                socket
+            }
+            Target::Command(line) => self.commands.start_line(self.poll.registry(), id, line)?,
+            Target::Share => {
+                let command = self.share.as_ref().ok_or(io::ErrorKind::NotFound)?.command();
+                let (ours, theirs) = smb::loopback_pair()?;
+                self.commands.start(self.poll.registry(), id, command, theirs)?;
+                ours
+            }
+        };
+        self.keep(id, socket).inspect_err(|_| self.commands.part(id, true))
+    }
+
     fn connected(&mut self, id: SocketId) -> io::Result<bool> {
         let socket = self.get(id)?;
         if let Some(error) = socket.take_error()? {
@@ -215,12 +266,18 @@ impl Host for Sockets {
 
     fn receive(&mut self, id: SocketId, buffer: &mut [u8]) -> io::Result<usize> {
         let mut socket = self.get(id)?;
-        retry(|| socket.read(buffer))
+        match retry(|| socket.read(buffer)) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset && is_local(socket) => Ok(0),
+            result => result,
+        }
     }
 
     fn send(&mut self, id: SocketId, data: &[u8]) -> io::Result<usize> {
         let mut socket = self.get(id)?;
-        retry(|| socket.write(data))
+        match retry(|| socket.write(data)) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && is_local(socket) => Ok(data.len()),
+            result => result,
+        }
     }
 
     fn finish(&mut self, id: SocketId) {
@@ -285,6 +342,7 @@ impl Host for Sockets {
 
     fn close(&mut self, id: SocketId) {
         drop(self.take(id));
+        self.commands.part(id, false);
     }
 
     fn reset(&mut self, id: SocketId) {
@@ -293,6 +351,21 @@ impl Host for Sockets {
             if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
                 log::debug!("tcp: cannot reset: {error}");
             }
+        }
+        self.commands.part(id, true);
+    }
+
+    fn open_file(&mut self, file: u32, name: &[u8]) -> io::Result<u64> {
+        self.folder.as_mut().ok_or(io::ErrorKind::NotFound)?.open_file(file, name)
+    }
+
+    fn read_file(&mut self, file: u32, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.folder.as_mut().ok_or(io::ErrorKind::NotFound)?.read_file(file, offset, buffer)
+    }
+
+    fn close_file(&mut self, file: u32) {
+        if let Some(folder) = &mut self.folder {
+            folder.close_file(file);
         }
     }
 
@@ -317,6 +390,12 @@ fn new_socket(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Res
 
 fn local_address(socket: &Socket) -> io::Result<SocketAddrV4> {
     Ok(socket.local_addr()?.as_socket_ipv4().unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)))
+}
+
+/// Whether a guest forwarding rule's command or Unix socket is at the far end. Like the end of a pipe it may be gone
+/// without having read everything, and what it has said counts all the same.
+fn is_local(socket: &Socket) -> bool {
+    socket.local_addr().is_ok_and(|address| address.is_unix())
 }
 
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {

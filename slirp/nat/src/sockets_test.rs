@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use link::Offloads;
@@ -261,5 +262,102 @@ fn questions_follow_the_hosts_resolv_conf() {
     let (_, from, _, udp) = parse(&lab.guest.others[0]);
     assert_eq!((from, udp[11] & 15), (DNS, 2));
     assert_eq!(lab.sockets(), 0);
+    std::fs::remove_file(path).unwrap();
+}
+
+/// A guest with a connection to a command, which has told its process number in its first line.
+fn command(line: &str) -> (RealLab, SocketHandle, String) {
+    let rule = format!("::7-cmd:echo $$; {line}").parse().unwrap();
+    let mut lab = lab(Config { guest_forwards: vec![rule], ..Config::default() });
+    let handle = lab.connect_to("10.0.2.4:7".parse::<SocketAddr>().unwrap());
+    let mut said = Vec::new();
+    lab.until("a line", |lab| {
+        let socket = lab.guest.tcp(handle);
+        if socket.can_recv() {
+            said.extend(socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap());
+        }
+        said.ends_with(b"\n")
+    });
+    (lab, handle, String::from_utf8(said).unwrap().trim().to_owned())
+}
+
+/// Whether a process is there, be it as a zombie.
+fn exists(process: &str) -> bool {
+    std::fs::exists(format!("/proc/{process}")).unwrap()
+}
+
+#[test]
+fn a_command_echoes_and_ends_with_its_input() {
+    let (mut lab, handle, process) = command("exec cat");
+    assert!(exists(&process));
+    let data: Vec<u8> = (0..1_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
+    let (mut given, mut got) = (0, Vec::new());
+    lab.until("the echo", |lab| {
+        let socket = lab.guest.tcp(handle);
+        if given < data.len() && socket.can_send() {
+            given += socket.send_slice(&data[given..]).unwrap();
+        } else if given == data.len() {
+            socket.close();
+        }
+        while socket.can_recv() {
+            got.extend(socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap());
+        }
+        !lab.guest.tcp(handle).may_recv()
+    });
+    assert!(got == data);
+    lab.until("the end", |lab| lab.sockets() == 0 && !exists(&process));
+}
+
+#[test]
+fn a_command_ends_the_connection_and_is_no_zombie() {
+    let (mut lab, handle, process) = command("exit 3");
+    lab.until("the end of the process", |_| !exists(&process));
+    lab.until("the end", |lab| !lab.guest.tcp(handle).may_recv());
+    lab.guest.tcp(handle).close();
+    lab.until("the last socket's end", |lab| lab.sockets() == 0);
+}
+
+#[test]
+fn a_command_and_its_children_end_with_a_reset_connection() {
+    let (mut lab, handle, process) = command("sleep 1000; true");
+    assert!(exists(&process));
+    lab.guest.tcp(handle).abort();
+    lab.until("the end", |lab| lab.sockets() == 0 && !exists(&process));
+}
+
+#[test]
+fn commands_end_with_the_nat() {
+    let (lab, _, process) = command("sleep 1000; true");
+    drop(lab);
+    assert!(!exists(&process));
+    // One that does not want to.
+    let (lab, _, process) = command("trap '' TERM; sleep 1000; true");
+    drop(lab);
+    assert!(!exists(&process));
+}
+
+#[test]
+fn guest_forwarding_leads_to_addresses_and_refusals_are_told() {
+    let tcp = server(echo);
+    let path = std::env::temp_dir().join(format!("nat-guestfwd-{}", std::process::id()));
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || listener.incoming().flatten().for_each(|mut stream| drop(stream.write_all(b"unix"))));
+    let rules = [format!("::1-tcp:127.0.0.1:{tcp}"), format!("::2-unix:{}", path.display()), "::3-unix:/no".to_owned()];
+    let guest_forwards = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+    let mut lab = lab(Config { guest_forwards, restrict: true, ..Config::default() });
+    for (port, wanted) in [(1, &b"echo"[..]), (2, b"unix")] {
+        let handle = lab.connect_to(SocketAddrV4::new([10, 0, 2, 4].into(), port));
+        lab.guest.tcp(handle).send_slice(b"echo").unwrap();
+        let mut got = Vec::new();
+        lab.until("an answer", |lab| {
+            let socket = lab.guest.tcp(handle);
+            if socket.can_recv() {
+                got.extend(socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap());
+            }
+            got == wanted
+        });
+    }
+    let handle = lab.connect_to(SocketAddrV4::new([10, 0, 2, 4].into(), 3));
+    assert_eq!(lab.guest.tcp(handle).state(), State::Closed);
     std::fs::remove_file(path).unwrap();
 }

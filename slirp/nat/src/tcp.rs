@@ -497,6 +497,11 @@ impl Tcp {
             reset(env, key, segment);
             return Ok(());
         }
+        if let Some(rule) = env.config.guest_forward(key.remote) {
+            let place = self.room()?;
+            let outcome = env.host.connect_target(id(place), &rule.target);
+            return self.begin(env, key, ip, segment, outcome, Vec::new());
+        }
         match route(&env.config, ip.to) {
             Route::Nowhere => {
                 icmp::unreachable(env, ip, Unreachable::Host);
@@ -528,10 +533,7 @@ impl Tcp {
         segment: &Segment,
         mut targets: Vec<SocketAddr>,
     ) -> Result<(), DropReason> {
-        if self.flows.len() >= MAX_FLOWS {
-            return Err(DropReason::Limit);
-        }
-        let place = self.flows.next();
+        let place = self.room()?;
         targets.reverse();
         let mut outcome = Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
         while outcome.is_err()
@@ -539,14 +541,31 @@ impl Tcp {
         {
             outcome = env.host.connect(id(place), target);
         }
+        self.begin(env, key, ip, segment, outcome, targets)
+    }
+
+    /// The place of the next connection.
+    fn room(&self) -> Result<u32, DropReason> {
+        if self.flows.len() >= MAX_FLOWS { Err(DropReason::Limit) } else { Ok(self.flows.next()) }
+    }
+
+    /// Keeps the SYN of a connection that was started in the next place, or tells the guest why it was not.
+    fn begin<H: Host>(
+        &mut self,
+        env: &mut Env<H>,
+        key: Key,
+        ip: &Ip<'_>,
+        segment: &Segment,
+        outcome: io::Result<()>,
+        others: Vec<SocketAddr>,
+    ) -> Result<(), DropReason> {
         if let Err(error) = outcome {
             return refuse(env, key, ip, segment, &error);
         }
-        let phase = Phase::Connecting { syn: ip.plain().into_owned(), others: targets };
+        let phase = Phase::Connecting { syn: ip.plain().into_owned(), others };
         let mut flow = Flow::new(key, phase, env.now);
         flow.note_sent(segment);
-        let inserted = self.flows.insert(flow);
-        debug_assert_eq!(inserted, place);
+        let place = self.flows.insert(flow);
         self.by_key.insert(key, place);
         Ok(())
     }

@@ -17,6 +17,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
 use crate::config::Config;
 use crate::env::Random;
+use crate::guestfwd::Target;
 use crate::host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
 use crate::icmp;
 use crate::nat::Nat;
@@ -293,6 +294,9 @@ pub(crate) struct Model {
     pub listeners: Vec<SocketId>,
     pub ping_forbidden: bool,
     pub sockets_left: Option<usize>,
+    /// Files to be served, and those that are open.
+    pub files: HashMap<Vec<u8>, Vec<u8>>,
+    pub open_files: HashMap<u32, Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -381,6 +385,18 @@ impl Host for Model {
         }
         self.connections.insert(id, connection);
         Ok(())
+    }
+
+    fn connect_target(&mut self, id: SocketId, target: &Target) -> io::Result<()> {
+        match target {
+            Target::Tcp(address) => self.connect(id, *address),
+            Target::Unix(_) => errno(libc::ECONNREFUSED),
+            Target::Command(_) | Target::Share => {
+                self.connections.insert(id, Connection { established: true, ..Connection::default() });
+                self.events.push_back(readiness(id));
+                Ok(())
+            }
+        }
     }
 
     fn connected(&mut self, id: SocketId) -> io::Result<bool> {
@@ -494,6 +510,25 @@ impl Host for Model {
             connection.was_reset = true;
             connection.closed = true;
         }
+    }
+
+    fn open_file(&mut self, file: u32, name: &[u8]) -> io::Result<u64> {
+        self.charge()?;
+        let Some(bytes) = self.files.get(name) else { return errno(libc::ENOENT) };
+        self.open_files.insert(file, bytes.clone());
+        Ok(bytes.len() as u64)
+    }
+
+    fn read_file(&mut self, file: u32, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(bytes) = self.open_files.get(&file) else { return errno(libc::EIO) };
+        let rest = bytes.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+
+    fn close_file(&mut self, file: u32) {
+        self.open_files.remove(&file);
     }
 
     fn resolvers(&mut self) -> Vec<SocketAddr> {

@@ -19,6 +19,8 @@ pub(crate) enum Timer {
     Ping(u32),
     /// A question to a name server.
     Dns(u32),
+    /// A TFTP transfer.
+    Tftp(u32),
     /// A forwarding rule that ran out of sockets.
     Forward(u32),
     /// The oldest datagram being put together.

@@ -90,7 +90,8 @@ pub static PROGRAM: Program = Program {
                     &["netdev"],
                     "a backend, for a -device to name. \
                      user: net, host, dns, dhcpstart, hostname, domainname, dnssearch, restrict, host-loopback, mtu, \
-                     hostfwd=[tcp|udp]:[ADDR]:PORT-[ADDR]:PORT; \
+                     hostfwd=[tcp|udp]:[ADDR]:PORT-[ADDR]:PORT, tftp, bootfile, tftp-server-name, \
+                     guestfwd=[tcp]:[ADDR]:PORT-TARGET, smb, smbserver; \
                      tap: ifname, fd, mtu, up, persist; vde: sock, port, group, mode, mtu, description; \
                      pcap: file, len, time; null",
                 )
@@ -135,7 +136,12 @@ pub static PROGRAM: Program = Program {
                      10.0.2.3, leases from 10.0.2.15; net=ADDRESS/PREFIX, host=, dns= and dhcpstart= change them. \
                      hostfwd= opens a port of the host that leads to the guest. The guest reaches services on the \
                      host's loopback through the gateway's address: host-loopback=off shuts that way, and restrict=on \
-                     every way out but the answers to hostfwd.",
+                     every way out but the answers to hostfwd, and what guestfwd= and smb= lead to. tftp=DIR serves \
+                     the files of a folder by TFTP at the gateway's address; bootfile=FILE and tftp-server-name=NAME tell \
+                     a boot ROM what to fetch, and from whom. guestfwd= leads connections to a port of an address of the \
+                     guests' network (10.0.2.4) to tcp:ADDR:PORT, unix:PATH, or cmd:COMMAND, which is started for each \
+                     of them. smb=DIR shares a folder, by Samba's smbd, as //10.0.2.4/qemu; smbserver= is another address \
+                     for it.",
                 ),
                 (
                     "tap,ifname=NAME",

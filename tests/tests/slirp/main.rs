@@ -1,0 +1,13 @@
+//! The user-mode NAT among the real programs that guests run.
+//!
+//! Each test is one lab of network namespaces (`netlab`).
+//!
+//! | module | subject |
+//! |---|---|
+//! | `boot` | leases, files by TFTP, and boot ROMs |
+//! | `guestfwd` | commands, addresses and folders of the host's at addresses of the guests' network |
+
+#![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
+
+mod boot;
+mod guestfwd;
