@@ -192,6 +192,8 @@ pub struct Config {
     pub gateway: Ipv4Addr,
     /// The address at which the host's name servers answer.
     pub dns: Ipv4Addr,
+    /// Whether they do: otherwise there is silence, and DHCP hands out no name server.
+    pub dns_relay: bool,
     /// The first of the 16 addresses that DHCP hands out.
     pub dhcp_start: Ipv4Addr,
     /// The name a guest is told to have.
@@ -224,6 +226,7 @@ impl Config {
             network,
             gateway: network.host(0x0202),
             dns: network.host(0x0203),
+            dns_relay: true,
             dhcp_start: network.host(0x020f),
             hostname: None,
             domain: None,
@@ -298,12 +301,13 @@ impl Config {
 
     fn take_forwards(&mut self, options: &mut Options) -> Result<(), LocatorError> {
         for text in options.take_all("hostfwd") {
-            let forward: Forward = text.parse().map_err(|why: String| options.bad_value("hostfwd", &text, &why))?;
-            if forward.guest.0.is_some_and(|guest| !self.network.is_host(guest)) {
+            let rules = Forward::parse_all(&text).map_err(|why| options.bad_value("hostfwd", &text, &why))?;
+            let is_strange = |rule: &Forward| rule.guest.0.is_some_and(|guest| !self.network.is_host(guest));
+            if rules.iter().any(is_strange) {
                 let why = format!("the guest's address is not in {}", self.network);
                 return Err(options.bad_value("hostfwd", &text, &why));
             }
-            self.forwards.push(forward);
+            self.forwards.extend(rules);
         }
         Ok(())
     }

@@ -247,7 +247,9 @@ fn put_settings(message: &mut Vec<u8>, config: &Config, inform: bool) {
     put(message, option::SUBNET_MASK, &config.network.mask().octets());
     if !config.restrict {
         put(message, option::ROUTER, &config.gateway.octets());
-        put(message, option::DNS, &config.dns.octets());
+        if config.dns_relay {
+            put(message, option::DNS, &config.dns.octets());
+        }
     }
     if !inform {
         let seconds = LEASE_TIME.as_secs() as u32;

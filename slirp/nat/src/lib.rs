@@ -10,6 +10,7 @@
 //! | `arp` `dhcp` `dns` `icmp` `tcp` `udp` `forward` | one protocol each |
 //! | `route` | which address leads where: what of the host a guest reaches |
 //! | `fragment` | packets put together again |
+//! | `flow` | what is told of flows to who watches |
 //! | `stack` `memory` | a TCP connection with the guest: smoltcp, and its rings |
 //! | `env` `slab` `timers` | what the protocols share: ways to the guest, tables, deadlines |
 //! | `wire` | formats and checksums |
@@ -22,6 +23,7 @@ mod config;
 mod dhcp;
 mod dns;
 mod env;
+mod flow;
 mod forward;
 mod fragment;
 mod host;
@@ -44,7 +46,8 @@ mod udp;
 mod wire;
 
 pub use config::{Config, Forward, LEASES, MTU_RANGE, Name, Network, Protocol};
-pub use forward::ForwardError;
+pub use flow::FlowState;
+pub use forward::{ForwardError, ForwardId, ForwardState};
 pub use host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};
 pub use nat::{Nat, OFFLOADS};
 pub use sockets::{SocketError, Sockets};

@@ -13,7 +13,7 @@ pub(crate) enum Route {
     Host(Ipv4Addr),
     /// To the gateway, which offers nothing itself.
     Refused,
-    /// Nowhere: the guests are restricted, and are not told.
+    /// Nowhere, and guests are not told: they are restricted, or there is no name server for them.
     Closed,
     /// Nowhere: no such host can be.
     Nowhere,
@@ -28,7 +28,7 @@ pub(crate) fn route(config: &Config, to: Ipv4Addr) -> Route {
         return Route::Closed;
     }
     if to == config.dns {
-        return Route::Dns;
+        return if config.dns_relay { Route::Dns } else { Route::Closed };
     }
     if to == config.gateway {
         return if config.host_loopback { Route::Host(Ipv4Addr::LOCALHOST) } else { Route::Refused };

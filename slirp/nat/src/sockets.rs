@@ -42,6 +42,8 @@ pub struct Sockets {
     events: Events,
     tables: [Vec<Option<Socket>>; Kind::ALL.len()],
     resolver: ResolvConf,
+    /// The address that connections and datagrams leave from, if the system is not to choose.
+    source: Option<Ipv4Addr>,
 }
 
 impl Sockets {
@@ -55,6 +57,7 @@ impl Sockets {
             events: Events::with_capacity(EVENTS),
             tables: Default::default(),
             resolver: ResolvConf::new(PathBuf::from("/etc/resolv.conf")),
+            source: None,
         })
     }
 
@@ -62,6 +65,13 @@ impl Sockets {
     #[must_use]
     pub fn with_resolv_conf(mut self, path: &Path) -> Self {
         self.resolver = ResolvConf::new(path.to_owned());
+        self
+    }
+
+    /// Lets what guests send over IPv4 leave from this address of the host's.
+    #[must_use]
+    pub fn with_source(mut self, source: Option<Ipv4Addr>) -> Self {
+        self.source = source;
         self
     }
 
@@ -152,6 +162,9 @@ impl Host for Sockets {
         let socket = new_socket(Domain::for_address(to), Type::STREAM, None)?;
         // What the guest sends goes out at once, as it would on its own.
         socket.set_tcp_nodelay(true)?;
+        if let (Some(source), true) = (self.source, to.is_ipv4()) {
+            socket.bind(&SocketAddrV4::new(source, 0).into())?;
+        }
         match socket.connect(&to.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
@@ -219,7 +232,9 @@ impl Host for Sockets {
         };
         match how {
             Datagram::Bound(at) => socket.bind(&at.into())?,
-            Datagram::Unbound => socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0).into())?,
+            Datagram::Unbound => {
+                socket.bind(&SocketAddrV4::new(self.source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0).into())?;
+            }
             Datagram::Connected(to) => socket.connect(&to.into())?,
             Datagram::Ping => {}
         }

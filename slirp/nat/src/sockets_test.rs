@@ -182,7 +182,7 @@ fn forwarding_rules_lead_into_the_guest() {
     let mut forwards: Vec<Forward> = ["tcp:127.0.0.1:1-:22", "udp:127.0.0.1:1-:23"].map(|r| r.parse().unwrap()).into();
     forwards.iter_mut().for_each(|rule| rule.host.set_port(0));
     let mut lab = lab(Config { forwards, ..Config::default() });
-    let addresses = lab.nat.forward_addresses();
+    let addresses: Vec<_> = lab.nat.forwards().iter().map(|rule| rule.host).collect();
 
     let handle = lab.guest.listen(22);
     let mut client = TcpStream::connect(addresses[0]).unwrap();
@@ -212,7 +212,7 @@ fn forwarding_rules_lead_into_the_guest() {
     lab.step();
     let mut buffer = [0; 100];
     let (len, from) = client.recv_from(&mut buffer).unwrap();
-    assert_eq!((&buffer[..len], from), (&b"answer"[..], addresses[1].into()));
+    assert_eq!((&buffer[..len], from), (&b"answer"[..], addresses[1]));
 }
 
 #[test]
