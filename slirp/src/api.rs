@@ -24,6 +24,8 @@ use serde_json::{Value, json};
 
 /// Bytes that a request is shorter than.
 const MAX_REQUEST: usize = 4096;
+/// How often a client is read from before it is told that it says too much: bytes left unread would cut its answer off.
+const PATIENCE: usize = 64;
 /// Clients at a time; one more, and the oldest goes.
 const MAX_CLIENTS: usize = 32;
 
@@ -141,20 +143,26 @@ impl Client {
     /// A complete request, if there is one now.
     fn hear(&mut self) -> io::Result<Option<Result<Vec<u8>, TooLarge>>> {
         let mut buffer = [0; MAX_REQUEST];
+        let mut left = PATIENCE;
         loop {
             let is_over = match self.stream.read(&mut buffer) {
                 Ok(0) => true,
                 Ok(len) => {
-                    self.heard.extend_from_slice(&buffer[..len]);
-                    if self.heard.len() >= MAX_REQUEST {
-                        return Ok(Some(Err(TooLarge)));
+                    let room = MAX_REQUEST.saturating_sub(self.heard.len());
+                    self.heard.extend_from_slice(&buffer[..len.min(room)]);
+                    left = left.saturating_sub(1);
+                    if left > 0 {
+                        continue;
                     }
-                    continue;
+                    false
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
                 Err(error) => return Err(error),
             };
+            if self.heard.len() >= MAX_REQUEST {
+                return Ok(Some(Err(TooLarge)));
+            }
             let parsed: Result<Value, _> = serde_json::from_slice(&self.heard);
             let more_may_mend = parsed.is_err_and(|error| error.is_eof());
             return Ok((is_over || !more_may_mend).then(|| Ok(std::mem::take(&mut self.heard))));

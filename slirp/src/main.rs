@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}: {error:#}", speaker());
+            eprintln!("{}: {error}", speaker());
             ExitCode::FAILURE
         }
     }

@@ -3,6 +3,7 @@
 //! The order matters: descriptors that were left to this process are taken before others get their numbers, the process in
 //! the namespace is started while there is one thread, and who waits for readiness is told last.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
@@ -10,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use link::{Link, Soft};
 use nat::{Nat, Sockets};
 use nix::ifaddrs::getifaddrs;
@@ -42,33 +43,39 @@ pub fn run(plan: Plan) -> anyhow::Result<()> {
         End::Namespace(namespace) => Box::new(Soft::new(namespace.open()?)),
     };
     let name = link.name().to_owned();
-    let mut router = Router::new(nat, link, signals).with_context(|| format!("cannot watch {name}"))?;
+    let mut router = Router::new(nat, link, signals).map_err(failed(&name))?;
     if let Some(path) = &plan.api {
-        router.serve(Api::open(path, plan.api_guest)?)?;
+        router.serve(Api::open(path, plan.api_guest)?).map_err(failed(&path.display()))?;
     }
-    if let (Some(exit), Some(fd)) = (exit, plan.exit) {
-        router.end_with(exit).with_context(|| format!("--exit-fd {fd}: cannot watch it"))?;
+    if let Some(exit) = exit {
+        router.end_with(exit).map_err(failed(&"--exit-fd"))?;
     }
 
     // Everything is open. What the process needs no more from here on is given up here.
 
     if let Some(text) = plan.announcement {
-        io::stdout().write_all(text.as_bytes())?;
-        io::stdout().flush()?;
+        let mut out = io::stdout();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(failed(&"standard output"))?;
     }
     if let Some(background) = background {
         background.detach()?;
     }
-    if let (Some(ready), Some(fd)) = (ready, plan.ready) {
-        File::from(ready).write_all(b"1").with_context(|| format!("--ready-fd {fd}"))?;
+    if let Some(ready) = ready {
+        File::from(ready).write_all(b"1").map_err(failed(&"--ready-fd"))?;
     }
-    let ending = router.run()?;
+    let ending = router.run().map_err(failed(&"event loop"))?;
     tell(&router);
     match ending {
         Ending::Asked => Ok(()),
         Ending::Link(error) if error.to_string().contains("://") => Err(error.into()),
-        Ending::Link(error) => Err(anyhow!("{name}: {}", link::reason(&error))),
+        Ending::Link(error) => Err(failed(&name)(error)),
     }
+}
+
+/// The error of what has this name.
+fn failed(object: &dyn Display) -> impl FnOnce(io::Error) -> anyhow::Error {
+    let object = object.to_string();
+    move |source| anyhow!("{object}: {}", link::reason(&source))
 }
 
 /// Logs what has passed.
@@ -98,7 +105,7 @@ fn address_of(source: Source) -> anyhow::Result<Ipv4Addr> {
         Source::Address(address) => return Ok(address),
         Source::Interface(name) => name,
     };
-    let interfaces = getifaddrs().context("cannot list interfaces")?;
+    let interfaces = getifaddrs().map_err(|error| failed(&"list of interfaces")(error.into()))?;
     let own = interfaces.filter(|interface| interface.interface_name == name);
     let address = own.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip())).next();
     address.ok_or_else(|| anyhow!("--outbound-addr: '{name}' is no IPv4 address, and no interface that has one"))
