@@ -19,7 +19,7 @@ use std::time::Instant;
 use link::socket_file::{self, SocketError, SocketFile};
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use nat::{Forward, ForwardId, Host, Nat, Protocol};
+use nat::{Entrance, Forward, ForwardId, Host, Nat, Protocol};
 use serde_json::{Value, json};
 
 /// Bytes that a request is shorter than.
@@ -225,14 +225,16 @@ fn add<H: Host>(nat: &mut Nat<H>, guest: Ipv4Addr, arguments: &Value) -> Result<
 }
 
 fn rule(rule: &nat::ForwardState) -> Value {
-    json!({
-        "id": rule.id.0,
-        "proto": name(rule.protocol),
-        "host_addr": rule.host.ip().to_string(),
-        "host_port": rule.host.port(),
-        "guest_addr": rule.guest.ip().to_string(),
-        "guest_port": rule.guest.port(),
-    })
+    let mut entry = match &rule.host {
+        Entrance::Port(host) => json!({
+            "proto": name(rule.protocol), "host_addr": host.ip().to_string(), "host_port": host.port(),
+        }),
+        Entrance::Path(path) => json!({ "proto": "unix", "host_path": path.to_string_lossy() }),
+    };
+    entry["id"] = rule.id.0.into();
+    entry["guest_addr"] = rule.guest.ip().to_string().into();
+    entry["guest_port"] = rule.guest.port().into();
+    entry
 }
 
 fn flows<H: Host>(nat: &Nat<H>, now: Instant) -> Value {

@@ -310,7 +310,8 @@ pub static SLIRP: Program = Program {
                     &["hostfwd"],
                     "Lead a port of the host to a guest: [tcp|udp]:[HOSTADDR]:PORT-[GUESTADDR]:PORT, as in tcp::2222-:22. \
                      Several ports are FIRST-LAST on both sides, as in tcp::8000-8010-:8000-8010; the guest's may be named \
-                     by the first alone. Without GUESTADDR it is the namespace's address, or the first lease. May be \
+                     by the first alone. unix:PATH-[GUESTADDR]:PORT leads connections to a Unix socket inside. Without \
+                     GUESTADDR it is the namespace's address, or the first lease. May be \
                      repeated.",
                 )
                 .takes("RULE", Value::Text)

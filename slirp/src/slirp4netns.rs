@@ -2,7 +2,7 @@
 //! that know it. What comes out is the same [`crate::cli::Plan`].
 //!
 //! Documented in: slirp4netns(1). What it differs in: the TAP's name may be left out, `--enable-sandbox` and
-//! `--enable-seccomp` ask for what is done anyway, and there is no `--target-type=bess`.
+//! `--enable-seccomp` change nothing, and there is no `--target-type=bess`.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -207,7 +207,7 @@ pub static PROGRAM: Program = Program {
             OptionSpec::new(&["netns-type"], "What the namespace is named by (default pid).")
                 .takes("TYPE", Value::Choice(&["path", "pid"])),
             OptionSpec::new(&["userns-path"], "Enter this user namespace.").takes("PATH", Value::File),
-            OptionSpec::new(&["enable-sandbox"], "Taken, for what it asks for is done anyway."),
+            OptionSpec::new(&["enable-sandbox"], "Taken, without an effect of its own."),
             OptionSpec::new(&["enable-seccomp"], "The same."),
             OptionSpec::new(&["outbound-addr"], "Send what comes from the namespace from this address of the host.")
                 .takes("IPv4|INTERFACE", Value::Text),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use link::VnetHeader;
 
 use crate::arp;
-use crate::config::{Forward, Network, Protocol};
+use crate::config::{Entrance, Forward, Network, Protocol};
 use crate::env::{Env, Ready};
 use crate::host::{Datagram, Host, Kind, SocketId};
 use crate::tcp::Tcp;
@@ -59,14 +59,14 @@ impl fmt::Display for ForwardId {
 }
 
 /// A rule that is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardState {
     /// Its number.
     pub id: ForwardId,
     /// The protocol.
     pub protocol: Protocol,
     /// Where the host listens.
-    pub host: SocketAddr,
+    pub host: Entrance,
     /// Where it leads.
     pub guest: SocketAddr,
 }
@@ -82,7 +82,7 @@ struct Rule {
     id: ForwardId,
     protocol: Protocol,
     guest: SocketAddrV4,
-    address: SocketAddrV4,
+    host: Entrance,
     listed: bool,
     armed: Option<Instant>,
 }
@@ -151,14 +151,18 @@ impl Forwards {
         }
         let place = self.rules.iter().position(Option::is_none).unwrap_or(self.rules.len());
         let socket = id(place as u32);
-        let address = match rule.protocol {
-            Protocol::Tcp => env.host.listen(socket, rule.host),
-            Protocol::Udp => env.host.datagram(socket, Datagram::Bound(rule.host)),
-        }
-        .map_err(|source| ForwardError::Listen { rule, source })?;
+        let opened = match (&rule.host, rule.protocol) {
+            (Entrance::Port(at), Protocol::Tcp) => env.host.listen(socket, *at).map(Entrance::Port),
+            (Entrance::Port(at), Protocol::Udp) => env.host.datagram(socket, Datagram::Bound(*at)).map(Entrance::Port),
+            (Entrance::Path(path), _) => env.host.listen_at(socket, path).map(|()| rule.host.clone()),
+        };
+        let host = match opened {
+            Ok(host) => host,
+            Err(source) => return Err(ForwardError::Listen { rule, source }),
+        };
         self.added += 1;
         let id = ForwardId(self.added);
-        let rule = Some(Rule { id, protocol: rule.protocol, guest, address, listed: false, armed: None });
+        let rule = Some(Rule { id, protocol: rule.protocol, guest, host, listed: false, armed: None });
         match self.rules.get_mut(place) {
             Some(free) => *free = rule,
             None => self.rules.push(rule),
@@ -183,7 +187,7 @@ impl Forwards {
         let state = |rule: &Rule| ForwardState {
             id: rule.id,
             protocol: rule.protocol,
-            host: rule.address.into(),
+            host: rule.host.clone(),
             guest: rule.guest.into(),
         };
         let mut rules: Vec<_> = self.rules.iter().flatten().map(state).collect();
@@ -204,7 +208,7 @@ impl Forwards {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    log::warn!("hostfwd {}: cannot take a connection: {error}", rule.address);
+                    log::warn!("hostfwd {}: cannot take a connection: {}", rule.host, link::reason(&error));
                     return env.timers.arm(Timer::Forward(place), &mut rule.armed, env.now + STARVED);
                 }
             }

@@ -45,7 +45,7 @@ mod timers;
 mod udp;
 mod wire;
 
-pub use config::{Config, Forward, LEASES, MTU_RANGE, Name, Network, Protocol};
+pub use config::{Config, Entrance, Forward, LEASES, MTU_RANGE, Name, Network, Protocol};
 pub use flow::FlowState;
 pub use forward::{ForwardError, ForwardId, ForwardState};
 pub use host::{Datagram, Host, Kind, Readiness, Rejection, SocketId};

@@ -1,14 +1,15 @@
 //! The core against a model of the operating system: every protocol, the ends of connections, and hostile input.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use link::{Checksum, DropReason, GsoType, MacAddr, Offloads, VnetHeader};
 use smoltcp::socket::tcp::State;
 
-use crate::config::Config;
+use crate::config::{Config, Forward};
 use crate::env::Random;
+use crate::forward::ForwardError;
 use crate::host::{Kind, Readiness, SocketId};
 use crate::testing::*;
 use crate::wire::{self, ETHERTYPE_IPV4, Ipv4, Ipv4Header};
@@ -450,6 +451,34 @@ fn forwarded_connections_reach_the_guest_and_refusals_the_host() {
     lab.step();
     assert!(lab.host().connections.values().any(|c| c.was_reset), "nobody listens on the guest's port 23");
     assert_eq!(lab.nat.flows().0, 1);
+}
+
+#[test]
+fn a_rule_that_ends_takes_its_socket_along_and_leaves_its_connections() {
+    let mut lab = Lab::new();
+    let rule = |text: &str| text.parse::<Forward>().unwrap();
+    let tcp = lab.nat.add_forward(rule("tcp::2222-:22")).unwrap();
+    let udp = lab.nat.add_forward(rule("udp::5353-:53")).unwrap();
+    assert!(matches!(lab.nat.add_forward(rule("tcp::1-10.9.9.9:1")), Err(ForwardError::Guest { .. })));
+    let handle = lab.guest.listen(22);
+    lab.host().waiting.push_back("198.51.100.7:5555".parse().unwrap());
+    let at = |index| SocketId { kind: Kind::Forward, index };
+    lab.nat.ready(lab.now, readiness(at(0)));
+    lab.step();
+    let peer: SocketAddr = "198.51.100.7:777".parse().unwrap();
+    lab.host().datagrams.get_mut(&at(1)).unwrap().inbound.push_back((b"question".to_vec(), peer));
+    lab.nat.ready(lab.now, readiness(at(1)));
+    lab.step();
+    assert_eq!(lab.nat.flow_states().iter().map(|flow| flow.state).collect::<Vec<_>>(), ["established", "forwarded"]);
+
+    assert!(lab.nat.remove_forward(tcp) && lab.nat.remove_forward(udp) && !lab.nat.remove_forward(udp));
+    assert!(lab.nat.forwards().is_empty());
+    assert_eq!(lab.guest.tcp(handle).state(), State::Established);
+    lab.exchange(datagram(53, to("198.51.100.7".parse().unwrap(), 777), b"answer"));
+    assert_ne!(lab.host().sent[0].0, at(1), "what the guest says now leaves like anything else");
+    let again = lab.nat.add_forward(rule("udp::5353-:53")).unwrap();
+    assert!(again > udp, "a number is not used again, but its place is");
+    assert!(lab.host().datagrams.contains_key(&at(0)));
 }
 
 #[test]

@@ -5,8 +5,9 @@
 //! Datagram sockets are watched for reading only: the kernel would report room for writing after every datagram sent.
 //!
 //! Documented in: socket(7), tcp(7), udp(7), icmp(7); ip(7) for `IP_RECVERR`, by which a socket that is not connected
-//! learns of ICMP errors; resolv.conf(5).
+//! learns of ICMP errors; unix(7); resolv.conf(5).
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
@@ -16,6 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use link::socket_file::{self, SocketError as SocketFileError, SocketFile};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -44,6 +46,8 @@ pub struct Sockets {
     resolver: ResolvConf,
     /// The address that connections and datagrams leave from, if the system is not to choose.
     source: Option<Ipv4Addr>,
+    /// Files of Unix sockets that listen.
+    files: HashMap<SocketId, SocketFile>,
 }
 
 impl Sockets {
@@ -58,6 +62,7 @@ impl Sockets {
             tables: Default::default(),
             resolver: ResolvConf::new(PathBuf::from("/etc/resolv.conf")),
             source: None,
+            files: HashMap::new(),
         })
     }
 
@@ -145,6 +150,9 @@ impl Sockets {
     }
 
     fn take(&mut self, id: SocketId) -> Option<Socket> {
+        if id.kind == Kind::Forward {
+            self.files.remove(&id);
+        }
         // Closing a descriptor takes it out of the epoll instance (epoll(7)): it has no duplicates.
         self.tables[id.kind as usize].get_mut(id.index as usize)?.take()
     }
@@ -196,12 +204,25 @@ impl Host for Sockets {
         Ok(address)
     }
 
+    fn listen_at(&mut self, id: SocketId, path: &Path) -> io::Result<()> {
+        const MODE: u32 = 0o600;
+        let path = std::path::absolute(path)?;
+        let (socket, file) = socket_file::listen(path, MODE, None, BACKLOG).map_err(into_io)?;
+        self.keep(id, socket.into())?;
+        self.files.insert(id, file);
+        Ok(())
+    }
+
     fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<SocketAddrV4> {
         let (socket, peer) = self.get(listener)?.accept_raw()?;
         socket.set_nonblocking(true)?;
         socket.set_cloexec(true)?;
-        socket.set_tcp_nodelay(true)?;
-        let peer = peer.as_socket_ipv4().ok_or(io::ErrorKind::Unsupported)?;
+        let peer = if peer.is_unix() {
+            SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)
+        } else {
+            socket.set_tcp_nodelay(true)?;
+            peer.as_socket_ipv4().ok_or(io::ErrorKind::Unsupported)?
+        };
         self.keep(id, socket)?;
         Ok(peer)
     }
@@ -282,6 +303,16 @@ impl Host for Sockets {
 
     fn resolvers(&mut self) -> Vec<SocketAddr> {
         self.resolver.servers().to_vec()
+    }
+}
+
+/// What the operating system said, or the like of it.
+fn into_io(error: SocketFileError) -> io::Error {
+    match error {
+        SocketFileError::System { source, .. } => source,
+        SocketFileError::InUse(_) => io::ErrorKind::AddrInUse.into(),
+        SocketFileError::NotSocket(_) => io::Error::from_raw_os_error(libc::ENOTSOCK),
+        SocketFileError::TooLong(_) => io::Error::from_raw_os_error(libc::ENAMETOOLONG),
     }
 }
 

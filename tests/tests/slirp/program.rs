@@ -161,6 +161,25 @@ fn ports_lead_into_a_namespace_by_tcp_and_udp() {
 }
 
 #[test]
+fn a_unix_socket_leads_into_a_namespace() {
+    lab(|| {
+        let inner = world();
+        let mut slirp = start("--netns /run/netns/inner --hostfwd unix:/run/web-:80");
+        echo_in(&inner, "10.0.2.100:80");
+        let mut stream = UnixStream::connect("/run/web").unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"hello").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut came = String::new();
+        stream.read_to_string(&mut came).unwrap();
+        assert_eq!(came, "hello");
+        slirp.signal(libc::SIGTERM);
+        slirp.wait(PATIENCE);
+        assert!(!fs::exists("/run/web").unwrap());
+    });
+}
+
+#[test]
 fn a_restricted_namespace_is_reached_and_reaches_nobody() {
     lab(|| {
         let inner = world();
