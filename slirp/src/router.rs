@@ -5,7 +5,8 @@
 //! is read into the memory from which the NAT takes it, and written from the memory in which the NAT has made it.
 //!
 //! Backpressure is decided here: towards the guest it is *wait*. The one frame that the link did not take is kept, and the
-//! NAT makes no other until the link is ready: the data stay in the host's sockets. Towards the host the NAT decides.
+//! NAT makes no other until the link is ready: the data stay in the host's sockets. A link that tells only of frames, as a
+//! TAP, which always takes them, is the exception: there it would be *drop*. Towards the host the NAT decides.
 
 use std::io;
 use std::mem;
@@ -13,7 +14,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use link::{
-    Fragment, FragmentMut, InterfaceWatch, Link, MAX_FRAME_LEN, Offloads, OwnedFrame, RxBatch, TxBatch, VnetHeader,
+    Counters, DropCounts, DropReason, Fragment, FragmentMut, InterfaceWatch, Link, MAX_FRAME_LEN, Offloads, OwnedFrame,
+    RxBatch, TxBatch, VnetHeader,
 };
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -51,6 +53,10 @@ pub(crate) struct Router {
     poll: Poll,
     nat: Nat<Sockets>,
     link: Box<dyn Link>,
+    /// The link tells of frames as long as it has some, and of nothing else.
+    tells: bool,
+    /// What it did not take.
+    drops: DropCounts,
     signals: Signals,
     interfaces: InterfaceWatch,
     exit: Option<OwnedFd>,
@@ -77,6 +83,7 @@ impl Router {
         let poll = Poll::new()?;
         let registry = poll.registry();
         link.register(registry, LINK)?;
+        let tells = link.tell_while_ready(registry, LINK)?;
         link.accept(OFFLOADS)?;
         let watch = |fd, token| registry.register(&mut SourceFd(&fd), token, Interest::READABLE);
         watch(nat.host_mut().as_raw_fd(), HOST)?;
@@ -89,6 +96,8 @@ impl Router {
             poll,
             nat,
             link,
+            tells,
+            drops: DropCounts::default(),
             signals,
             interfaces,
             exit: None,
@@ -179,14 +188,17 @@ impl Router {
         }
     }
 
-    /// The NAT.
-    pub(crate) fn nat(&self) -> &Nat<Sockets> {
-        &self.nat
+    /// The link's name.
+    pub(crate) fn name(&self) -> &str {
+        self.link.name()
     }
 
-    /// The link.
-    pub(crate) fn link(&self) -> &dyn Link {
-        &*self.link
+    /// What the link has carried, and what was dropped on either side of it.
+    pub(crate) fn counters(&self) -> Counters {
+        let mut counters = self.link.counters();
+        counters.drops.merge(self.nat.drops());
+        counters.drops.merge(&self.drops);
+        counters
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -230,13 +242,14 @@ impl Router {
         self.frames.clear();
         self.frames.extend(batch.frames());
         self.incoming = batch.recycle();
-        self.may_have_frames = !self.frames.is_empty();
         outcome?;
+        // Another look is saved where more would be told.
+        self.may_have_frames = self.frames.len() > if self.tells { BATCH_FRAMES - 1 } else { 0 };
         let now = Instant::now();
         for (buffer, (header, len)) in self.buffers.iter().zip(&self.frames) {
             self.nat.input(now, header, &buffer[..*len]);
         }
-        if self.may_have_frames {
+        if !self.frames.is_empty() {
             self.nat.flush();
         }
         Ok(())
@@ -253,9 +266,13 @@ impl Router {
             batch.push(header, [Fragment::new(frame)]);
             let outcome = self.link.send(&batch);
             self.outgoing = batch.recycle();
-            if outcome? == 0 {
-                self.held = Some(OwnedFrame { header, bytes: frame.to_vec() });
-                break;
+            match outcome? {
+                0 if self.tells => self.drops.count(DropReason::LinkFull),
+                0 => {
+                    self.held = Some(OwnedFrame { header, bytes: frame.to_vec() });
+                    break;
+                }
+                _ => {}
             }
         }
         self.may_have_frames |= self.link.answers();

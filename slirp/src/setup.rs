@@ -15,7 +15,6 @@ use anyhow::anyhow;
 use link::{Link, Soft};
 use nat::{Nat, Sockets};
 use nix::ifaddrs::getifaddrs;
-use program::messages::speaker;
 use program::process::{self, PidFile};
 use program::signals::Signals;
 
@@ -80,14 +79,10 @@ fn failed(object: &dyn Display) -> impl FnOnce(io::Error) -> anyhow::Error {
 
 /// Logs what has passed.
 fn tell(router: &Router) {
-    let counters = router.link().counters();
-    let mut drops = counters.drops;
-    drops.merge(router.nat().drops());
-    let drops: Vec<_> = drops.iter().map(|(reason, frames)| format!("{frames} {reason}")).collect();
+    let counters = router.counters();
+    let drops: Vec<_> = counters.drops.iter().map(|(reason, frames)| format!("{frames} {reason}")).collect();
     let (sent, received) = (counters.tx_frames, counters.rx_frames);
-    let name = router.link().name();
-    log::info!("{name}: {sent} frames sent, {received} received; dropped: [{}]", drops.join(", "));
-    log::debug!("{}: ends", speaker());
+    log::info!("{}: {sent} frames sent, {received} received; dropped: [{}]", router.name(), drops.join(", "));
 }
 
 /// A descriptor that was left to this process under a number.
