@@ -282,7 +282,8 @@ pub static SLIRP: Program = Program {
         "LINK is a locator; a word without :// is the directory of a VDE switch.",
         "With --netns it makes a TAP in the network namespace of a process, or of a file such as /run/netns/NAME, and gives \
          it an address (10.0.2.100), a default route and an MTU; lo is brought up. It may do so for every namespace of the \
-         user who runs it. The TAP is called tap0 unless named, and is gone when slirp ends.",
+         user who runs it. The TAP is called tap0 unless named, and is gone when slirp ends. Which name server programs \
+         there ask is left to their resolv.conf.",
         "Unlike QEMU's user network, it does not let guests reach what listens on the host's loopback, unless \
          --host-loopback is given.",
     ],

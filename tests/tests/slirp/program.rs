@@ -60,7 +60,7 @@ fn echo_in(host: &Host, address: &'static str) {
 fn is_echoed(address: &str) {
     let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let sent: Vec<u8> = (0..200_000u32).map(|n| (n % 251) as u8).collect();
+    let sent: Vec<u8> = (0..2_000_000u32).map(|n| (n % 251) as u8).collect();
     let mut writer = stream.try_clone().unwrap();
     let copy = sent.clone();
     let sender = std::thread::spawn(move || {
@@ -369,7 +369,7 @@ fn everybody_on_a_switch_gets_a_lease_and_goes_on_without_the_others() {
         let switch = Switch::start("sw", "-t tap0");
         let mut cable = Process::start(&format!("{} tap://tap1?up=on vde:///run/sw", program("plug").display()));
         cable.wait_until("it is plugged in", || switch.show().len() == 2);
-        let mut nat = start("vde:///run/sw");
+        let mut nat = start("vde:///run/sw --hostfwd tcp:127.0.0.1:8000-:80");
         let clients = [("a", "tap0"), ("b", "tap1")].map(|(name, tap)| {
             let client = Host::new(name);
             run(&format!("ip link set {tap} netns {name}"));
@@ -387,6 +387,16 @@ fn everybody_on_a_switch_gets_a_lease_and_goes_on_without_the_others() {
         assert!(shown.contains("10.0.2.15/24") && shown.contains("10.0.2.16/24"), "{shown}");
         Transfer::start(&a, &Host::HERE, "192.0.2.1:5000", 8 << 20).finish();
         Transfer::start(&b, &Host::HERE, "192.0.2.1:5001", 8 << 20).finish();
+        echo_in(&a, "10.0.2.15:80");
+        is_echoed("127.0.0.1:8000");
+
+        // While the switch takes no frames, they wait.
+        echo_in(&a, "10.0.2.15:80");
+        switch.process.signal(libc::SIGSTOP);
+        let echo = std::thread::spawn(|| is_echoed("127.0.0.1:8000"));
+        std::thread::sleep(Duration::from_millis(500));
+        switch.process.signal(libc::SIGCONT);
+        echo.join().unwrap();
 
         cable.signal(libc::SIGKILL);
         cable.wait(PATIENCE);
