@@ -75,6 +75,8 @@ pub struct ForwardState {
 #[derive(Default)]
 pub(crate) struct Forwards {
     rules: Vec<Option<Rule>>,
+    /// Places of rules that have ended.
+    free: Vec<u32>,
     added: u32,
 }
 
@@ -149,8 +151,9 @@ impl Forwards {
         if !env.config.network.is_host(*guest.ip()) {
             return Err(ForwardError::Guest { rule, network: env.config.network });
         }
-        let place = self.rules.iter().position(Option::is_none).unwrap_or(self.rules.len());
-        let socket = id(place as u32);
+        // Each has a descriptor, so they are far fewer than 2^32.
+        let place = self.free.last().copied().unwrap_or(self.rules.len() as u32);
+        let socket = id(place);
         let opened = match (&rule.host, rule.protocol) {
             (Entrance::Port(at), Protocol::Tcp) => env.host.listen(socket, *at).map(Entrance::Port),
             (Entrance::Port(at), Protocol::Udp) => env.host.datagram(socket, Datagram::Bound(*at)).map(Entrance::Port),
@@ -163,8 +166,11 @@ impl Forwards {
         self.added += 1;
         let id = ForwardId(self.added);
         let rule = Some(Rule { id, protocol: rule.protocol, guest, host, listed: false, armed: None });
-        match self.rules.get_mut(place) {
-            Some(free) => *free = rule,
+        match self.rules.get_mut(place as usize) {
+            Some(free) => {
+                *free = rule;
+                self.free.pop();
+            }
             None => self.rules.push(rule),
         }
         Ok(id)
@@ -176,6 +182,7 @@ impl Forwards {
         let Some(place) = self.rules.iter().position(is_meant) else { return false };
         self.rules[place] = None;
         let place = place as u32;
+        self.free.push(place);
         env.neighbours.forget(Ready::Forward(place));
         udp.forget(id(place));
         env.host.close(id(place));

@@ -478,7 +478,19 @@ fn a_rule_that_ends_takes_its_socket_along_and_leaves_its_connections() {
     assert_ne!(lab.host().sent[0].0, at(1), "what the guest says now leaves like anything else");
     let again = lab.nat.add_forward(rule("udp::5353-:53")).unwrap();
     assert!(again > udp, "a number is not used again, but its place is");
-    assert!(lab.host().datagrams.contains_key(&at(0)));
+    assert!(lab.host().datagrams.contains_key(&at(1)), "the last that was free");
+}
+
+#[test]
+fn without_a_relay_there_is_no_name_server() {
+    let mut lab = Lab::with(Config { dns_relay: false, ..Config::default() }, Model::default());
+    lab.host().resolvers = vec!["192.0.2.1:53".parse().unwrap()];
+    assert!(
+        lab.exchange(datagram(4000, to(DNS, 53), b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01")).is_empty()
+    );
+    let handle = connect(&mut lab, DNS, 53);
+    assert_eq!(lab.guest.tcp(handle).state(), State::SynSent);
+    assert!(lab.host().sent.is_empty() && lab.host().connections.is_empty());
 }
 
 #[test]
