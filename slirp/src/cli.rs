@@ -39,6 +39,8 @@ pub struct Plan {
     pub nat: Config,
     /// What it serves.
     pub end: End,
+    /// A capture of every frame that crosses the link.
+    pub pcap: Option<PathBuf>,
     /// The host's address that guests' packets leave from.
     pub source: Option<Source>,
     /// Where the API is to listen.
@@ -154,6 +156,7 @@ fn parse_slirp(words: impl IntoIterator<Item = String>) -> Result<Invocation, Us
             "json" => json = true,
             "daemon" => common.daemon = true,
             "pidfile" => common.pidfile = Some(PathBuf::from(value)),
+            "pcap" => common.pcap = Some(PathBuf::from(value)),
             "api-socket" => common.api = Some(PathBuf::from(value)),
             "ready-fd" => common.ready = Some(descriptor("--ready-fd", value)?),
             "exit-fd" => common.exit = Some(descriptor("--exit-fd", value)?),
@@ -203,6 +206,7 @@ fn parse_slirp(words: impl IntoIterator<Item = String>) -> Result<Invocation, Us
 pub(crate) struct Common {
     pub daemon: bool,
     pub pidfile: Option<PathBuf>,
+    pub pcap: Option<PathBuf>,
     pub api: Option<PathBuf>,
     pub ready: Option<RawFd>,
     pub exit: Option<RawFd>,
@@ -212,11 +216,11 @@ pub(crate) struct Common {
 
 impl Common {
     pub(crate) fn plan(self, nat: Config, end: End, api_guest: Ipv4Addr) -> Result<Invocation, UsageError> {
-        let Self { daemon, pidfile, api, ready, exit, source, announcement } = self;
+        let Self { daemon, pidfile, pcap, api, ready, exit, source, announcement } = self;
         if ready.is_some() && ready == exit {
             return Err(UsageError::Refused("--ready-fd and --exit-fd are two descriptors"));
         }
-        let plan = Plan { nat, end, source, api, api_guest, ready, exit, daemon, pidfile, announcement };
+        let plan = Plan { nat, end, pcap, source, api, api_guest, ready, exit, daemon, pidfile, announcement };
         Ok(Invocation::Run(Box::new(plan)))
     }
 }
@@ -360,6 +364,8 @@ pub static SLIRP: Program = Program {
                 OptionSpec::new(&["exit-fd"], "End when this descriptor has something to read, or its other end closes.")
                     .short('e')
                     .takes("FD", Value::Text),
+                OptionSpec::new(&["pcap"], "Capture every frame to this file, for tcpdump and Wireshark.")
+                    .takes("FILE", Value::File),
                 OptionSpec::new(&["status"], "Print the flows of the slirp that has this API socket, and its drops.")
                     .takes("SOCKET", Value::File),
                 OptionSpec::new(&["json"], "Print them as JSON."),

@@ -12,7 +12,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use anyhow::anyhow;
-use link::{Link, Soft};
+use link::{Link, Pcap, PcapConfig, Soft};
 use nat::{Nat, Sockets};
 use nix::ifaddrs::getifaddrs;
 use program::process::{self, PidFile};
@@ -37,10 +37,13 @@ pub fn run(plan: Plan) -> anyhow::Result<()> {
 
     let source = plan.source.map(address_of).transpose()?;
     let nat = Nat::new(plan.nat, Sockets::new()?.with_source(source), random(), Instant::now())?;
-    let link: Box<dyn Link> = match plan.end {
+    let mut link: Box<dyn Link> = match plan.end {
         End::Link(spec) => spec.open()?,
         End::Namespace(namespace) => Box::new(Soft::new(namespace.open()?)),
     };
+    if let Some(path) = plan.pcap {
+        link = Box::new(Pcap::create(link, &PcapConfig::new(path))?);
+    }
     let name = link.name().to_owned();
     let mut router = Router::new(nat, link, signals).map_err(failed(&name))?;
     if let Some(path) = &plan.api {

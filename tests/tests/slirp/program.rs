@@ -94,7 +94,7 @@ fn ask(request: &str) -> Value {
 fn a_namespace_is_set_up_and_reaches_the_world() {
     lab(|| {
         let inner = world();
-        let mut slirp = start("--netns /run/netns/inner --mtu 9000 net0");
+        let mut slirp = start("--netns /run/netns/inner --mtu 9000 --pcap /run/pcap net0");
         let shown = inner.run("ip addr show");
         assert!(shown.contains("inet 10.0.2.100/24 brd 10.0.2.255 scope global net0"), "{shown}");
         assert!(shown.contains("mtu 9000") && shown.contains("LOOPBACK,UP"), "{shown}");
@@ -105,6 +105,7 @@ fn a_namespace_is_set_up_and_reaches_the_world() {
         slirp.signal(libc::SIGTERM);
         assert_eq!(slirp.wait(PATIENCE).code(), Some(0), "{}", slirp.said());
         assert!(!inner.run("ip link").contains("net0"), "the TAP goes with slirp");
+        assert!(fs::metadata("/run/pcap").unwrap().len() > 32 << 20, "every byte was captured");
     });
 }
 
