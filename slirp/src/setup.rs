@@ -53,7 +53,8 @@ pub fn run(plan: Plan) -> anyhow::Result<()> {
         router.end_with(exit).map_err(failed(&"--exit-fd"))?;
     }
 
-    // Everything is open. What the process needs no more from here on is given up here.
+    // Everything is open. What the process needs no more from here on is given up here. What it still does with files:
+    // it reads /etc/resolv.conf again, and removes its pid file and its sockets, also those of rules.
 
     if let Some(text) = plan.announcement {
         let mut out = io::stdout();
