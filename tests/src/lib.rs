@@ -23,8 +23,15 @@ pub use host::{Exec, Host, Lease, Output, Process};
 pub use vm::{Guest, Vm, Vmm};
 
 /// The programs, by their tables.
-pub static PROGRAMS: [&Program; 5] =
-    [&vmm::cli::PROGRAM, &vswitch::options::PROGRAM, &plug::cli::PLUG, &plug::cli::VDE_PLUG, &plug::pipe::PROGRAM];
+pub static PROGRAMS: [&Program; 7] = [
+    &vmm::cli::PROGRAM,
+    &vswitch::options::PROGRAM,
+    &plug::cli::PLUG,
+    &plug::cli::VDE_PLUG,
+    &plug::pipe::PROGRAM,
+    &slirp::cli::SLIRP,
+    &slirp::cli::SLIRP4NETNS,
+];
 
 /// The root of the workspace.
 pub fn workspace() -> &'static Path {

@@ -201,13 +201,31 @@ pub enum Protocol {
     Udp,
 }
 
-/// A forwarding rule: what arrives at a port of the host goes to a port of a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where the host waits for what is to be forwarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// At a port; the unspecified address means every interface.
+    Port(SocketAddrV4),
+    /// At a Unix socket with this path, for connections.
+    Path(PathBuf),
+}
+
+impl fmt::Display for Entrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(address) => address.fmt(f),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// A forwarding rule: what arrives at a port of the host, or at a Unix socket, goes to a port of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// The protocol.
     pub protocol: Protocol,
-    /// Where the host listens; the unspecified address means every interface.
-    pub host: SocketAddrV4,
+    /// Where the host listens.
+    pub host: Entrance,
     /// Where the guest listens; no address means that of the first lease.
     pub guest: (Option<Ipv4Addr>, u16),
 }
@@ -215,22 +233,25 @@ pub struct Forward {
 impl FromStr for Forward {
     type Err = String;
 
-    /// QEMU's spelling: `[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`.
+    /// QEMU's spelling: `[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`, or `unix:path-[guestaddr]:guestport`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(rest) = text.strip_prefix("unix:") {
+            return unix_forward(rest);
+        }
         let expected = || "expected [tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport".to_owned();
         let (protocol, rest) = text.split_once(':').ok_or_else(expected)?;
         let protocol = match protocol {
             "" | "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
-            "unix" => return Err("forwarding from a unix socket is not there yet".to_owned()),
             _ => return Err(expected()),
         };
         let (host, guest) = rest.split_once('-').ok_or_else(expected)?;
         let (host_address, host_port) = host.split_once(':').ok_or_else(expected)?;
         let (guest_address, guest_port) = guest.split_once(':').ok_or_else(expected)?;
+        let host_address = optional_address(host_address)?.unwrap_or(Ipv4Addr::UNSPECIFIED);
         Ok(Self {
             protocol,
-            host: SocketAddrV4::new(optional_address(host_address)?.unwrap_or(Ipv4Addr::UNSPECIFIED), port(host_port)?),
+            host: Entrance::Port(SocketAddrV4::new(host_address, port(host_port)?)),
             guest: (optional_address(guest_address)?, port(guest_port)?),
         })
     }
@@ -242,11 +263,25 @@ impl fmt::Display for Forward {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         };
-        let host = *self.host.ip();
         let part = |address: Option<Ipv4Addr>| address.map(|a| a.to_string()).unwrap_or_default();
-        let host = part((!host.is_unspecified()).then_some(host));
-        write!(f, "{protocol}:{host}:{}-{}:{}", self.host.port(), part(self.guest.0), self.guest.1)
+        match &self.host {
+            Entrance::Path(path) => write!(f, "unix:{}", path.display())?,
+            Entrance::Port(host) => {
+                let address = Some(*host.ip()).filter(|address| !address.is_unspecified());
+                write!(f, "{protocol}:{}:{}", part(address), host.port())?;
+            }
+        }
+        write!(f, "-{}:{}", part(self.guest.0), self.guest.1)
     }
+}
+
+/// A rule behind `unix:`. The path may have dashes and colons.
+fn unix_forward(text: &str) -> Result<Forward, String> {
+    let expected = || "expected unix:path-[guestaddr]:guestport".to_owned();
+    let (rest, guest_port) = text.rsplit_once(':').ok_or_else(expected)?;
+    let (path, guest_address) = rest.rsplit_once('-').filter(|(path, _)| !path.is_empty()).ok_or_else(expected)?;
+    let guest = (optional_address(guest_address)?, port(guest_port)?);
+    Ok(Forward { protocol: Protocol::Tcp, host: Entrance::Path(path.into()), guest })
 }
 
 fn optional_address(text: &str) -> Result<Option<Ipv4Addr>, String> {
@@ -310,6 +345,8 @@ pub struct Config {
     pub gateway: Ipv4Addr,
     /// The address at which the host's name servers answer.
     pub dns: Ipv4Addr,
+    /// Whether they do: otherwise there is silence, and DHCP hands out no name server.
+    pub dns_relay: bool,
     /// The first of the 16 addresses that DHCP hands out.
     pub dhcp_start: Ipv4Addr,
     /// The name a guest is told to have.
@@ -354,6 +391,7 @@ impl Config {
             network,
             gateway: network.host(0x0202),
             dns: network.host(0x0203),
+            dns_relay: true,
             dhcp_start: network.host(0x020f),
             hostname: None,
             domain: None,
@@ -401,6 +439,11 @@ impl Config {
         config.check(&options)?;
         options.finish()?;
         Ok(config)
+    }
+
+    /// Whether guests are told of the name server.
+    pub(crate) fn offers_dns(&self) -> bool {
+        self.dns_relay && !self.restrict
     }
 
     /// The guest's address that a forwarding rule without one means.
@@ -464,15 +507,16 @@ impl Config {
 
     fn take_forwards(&mut self, options: &mut Options) -> Result<(), LocatorError> {
         for text in options.take_all("hostfwd") {
-            let forward: Forward = text.parse().map_err(|why: String| options.bad_value("hostfwd", &text, &why))?;
+            let rules = Forward::parse_all(&text).map_err(|why| options.bad_value("hostfwd", &text, &why))?;
             if !self.ipv4 {
                 return Err(options.bad_value("hostfwd", &text, &"rules lead to IPv4 addresses, and ipv4 is off"));
             }
-            if forward.guest.0.is_some_and(|guest| !self.network.is_host(guest)) {
+            let is_strange = |rule: &Forward| rule.guest.0.is_some_and(|guest| !self.network.is_host(guest));
+            if rules.iter().any(is_strange) {
                 let why = format!("the guest's address is not in {}", self.network);
                 return Err(options.bad_value("hostfwd", &text, &why));
             }
-            self.forwards.push(forward);
+            self.forwards.extend(rules);
         }
         Ok(())
     }
@@ -598,7 +642,9 @@ mod tests {
         let config = config(
             "user,net=192.168.76.0/255.255.255.0,host=192.168.76.9,dns=192.168.76.3,dhcpstart=192.168.76.20,\
              hostname=guest,domainname=lab.example,dnssearch=a.example,dnssearch=b.example.,restrict,ipv4=on,ipv6=off,\
-             mtu=9000,host-loopback=off,tftp=/srv/boot,bootfile=pxe/boot.ipxe,guestfwd=tcp:192.168.76.5:80-tcp:127.0.0.1:8080,guestfwd=::25-cmd:cat,smb=/srv/share,smbserver=192.168.76.6,tftp-server-name=boot.example,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-192.168.76.30:5353",
+             mtu=9000,host-loopback=off,tftp=/srv/boot,bootfile=pxe/boot.ipxe,tftp-server-name=boot.example,\
+             guestfwd=tcp:192.168.76.5:80-tcp:127.0.0.1:8080,guestfwd=::25-cmd:cat,smb=/srv/share,smbserver=192.168.76.6,\
+             hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-192.168.76.30:5353,hostfwd=unix:/run/a-b:c-192.168.76.30:80",
         )
         .unwrap();
         assert_eq!(config.network.to_string(), "192.168.76.0/24");
@@ -613,7 +659,8 @@ mod tests {
         assert_eq!(config.bootfile.as_deref(), Some("pxe/boot.ipxe"));
         assert_eq!(config.tftp_server_name.as_deref(), Some("boot.example"));
         let rules: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
-        assert_eq!(rules, ["tcp::2222-:22", "udp:127.0.0.1:53-192.168.76.30:5353"]);
+        let expected = ["tcp::2222-:22", "udp:127.0.0.1:53-192.168.76.30:5353", "unix:/run/a-b:c-192.168.76.30:80"];
+        assert_eq!(rules, expected);
         assert_eq!(config.forward_target(&config.forwards[0]), "192.168.76.20:22".parse().unwrap());
     }
 
@@ -682,7 +729,8 @@ mod tests {
             ("user,hostfwd=tcp:22-22", "hostfwd=tcp:22-22"),
             ("user,hostfwd=tcp::0-:22", "'0' is not a port"),
             ("user,hostfwd=tcp::22-10.9.9.9:22", "not in 10.0.2.0/24"),
-            ("user,hostfwd=unix:/x-:22", "unix"),
+            ("user,hostfwd=unix:/x:22", "expected unix:path-"),
+            ("user,hostfwd=unix:-:22", "expected unix:path-"),
         ] {
             let error = config(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -381,6 +381,8 @@ impl Options {
         self.put(option::SUBNET_MASK, &config.network.mask().octets());
         if !config.restrict {
             self.put(option::ROUTER, &config.gateway.octets());
+        }
+        if config.offers_dns() {
             self.put(option::DNS, &config.dns.octets());
         }
         self.put(option::BROADCAST, &config.network.broadcast().octets());

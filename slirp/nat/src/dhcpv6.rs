@@ -7,8 +7,8 @@
 //! first free one, and binds it at once if the client wishes so (rapid commit); REQUEST, RENEW and REBIND bind; RELEASE
 //! and DECLINE free. An address that the client names and cannot have is answered with a lifetime of 0.
 //!
-//! Servers are addressed through their group only (§16). Every answer carries the name server (RFC 3646), unless the
-//! guests are restricted, the domains to search, and where to boot from (RFC 5970).
+//! Servers are addressed through their group only (§16). Every answer carries the name server (RFC 3646), unless guests
+//! are not to have one, the domains to search, and where to boot from (RFC 5970).
 
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
@@ -318,7 +318,7 @@ fn duid<H>(net: &Ipv6) -> Vec<u8> {
 }
 
 fn put_settings<H>(env: &Env<H>, net: &Ipv6, answer: &mut Vec<u8>) {
-    if !env.config.restrict {
+    if env.config.offers_dns() {
         put(answer, option::DNS, &net.dns.octets());
     }
     let mut search = Vec::new();

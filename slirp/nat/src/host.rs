@@ -9,6 +9,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::path::Path;
 
 use crate::guestfwd::Target;
 
@@ -130,7 +131,13 @@ pub trait Host {
     /// The address is in use or not ours.
     fn listen(&mut self, id: SocketId, at: SocketAddrV4) -> io::Result<SocketAddrV4>;
 
-    /// Takes a connection from `listener` as `id`; returns the far end's address.
+    /// Listens for connections at a Unix socket, whose file goes with it.
+    ///
+    /// # Errors
+    /// Something is in the way, the path is too long, or there is no permission.
+    fn listen_at(&mut self, id: SocketId, path: &Path) -> io::Result<()>;
+
+    /// Takes a connection from `listener` as `id`; returns the far end's address, which is unspecified if it has none.
     ///
     /// # Errors
     /// None waits, or the process is out of descriptors.

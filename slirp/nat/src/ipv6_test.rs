@@ -107,8 +107,9 @@ fn the_gateway_leads_to_the_hosts_loopback_if_it_is_set() {
     connect(&mut lab, GATEWAY6, 80);
     assert_eq!(lab.host().connection().to, Some("[::1]:80".parse().unwrap()));
     let mut lab = Lab::with(Config { host_loopback: false, ..Config::default() }, Model::default());
-    let handle = connect(&mut lab, GATEWAY6, 80);
-    assert_eq!(lab.guest.tcp(handle).state(), State::Closed);
+    connect(&mut lab, GATEWAY6, 80);
+    let (protocol, from, _, message) = parse_any(&lab.guest.others.pop_front().unwrap());
+    assert_eq!((protocol, from, message[0], message[1]), (wire::ICMPV6, GATEWAY6.into(), 1, 0));
     assert!(lab.host().connections.is_empty());
 }
 

@@ -12,6 +12,7 @@
 //! | `guestfwd` `commands` `smb` | what of the host's answers at an address of the guests' network |
 //! | `route` | which address leads where: what of the host a guest reaches |
 //! | `fragment` | packets put together again |
+//! | `flow` | what is told of flows to who watches |
 //! | `stack` `memory` | a TCP connection with the guest: smoltcp, and its rings |
 //! | `env` `ends` `slab` `timers` | what the protocols share: ways to the guest, keys, tables, deadlines |
 //! | `wire` | formats and checksums |
@@ -27,6 +28,7 @@ mod dhcpv6;
 mod dns;
 mod ends;
 mod env;
+mod flow;
 mod folder;
 mod forward;
 mod fragment;
@@ -57,9 +59,10 @@ mod timers;
 mod udp;
 mod wire;
 
-pub use config::{BOOTFILE_LEN, Config, Forward, Ipv6, LEASES, MTU_RANGE, Name, Network, Network6, Protocol};
+pub use config::{BOOTFILE_LEN, Config, Entrance, Forward, Ipv6, LEASES, MTU_RANGE, Name, Network, Network6, Protocol};
+pub use flow::FlowState;
 pub use folder::FolderError;
-pub use forward::ForwardError;
+pub use forward::{ForwardError, ForwardId, ForwardState};
 pub use guestfwd::{GuestForward, Target};
 pub use host::{Datagram, Family, Host, Kind, Readiness, Rejection, SocketId};
 pub use nat::{Nat, OFFLOADS};

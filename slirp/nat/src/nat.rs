@@ -8,18 +8,19 @@
 //! A frame from the guest passes: Ethernet (for us?), ARP or IP (valid? from a guest's address?), fragments, then its
 //! protocol. Each step that refuses it names a [`DropReason`]; it is counted here and nowhere else.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use link::{Checksum, DropCounts, DropReason, GsoType, MAX_FRAME_LEN, MacAddr, Offloads, VnetHeader};
 
 use crate::arp;
-use crate::config::Config;
+use crate::config::{Config, Forward};
 use crate::dhcp::{self, Dhcp};
 use crate::dhcpv6::{self, Dhcpv6};
 use crate::dns::{self, Dns};
 use crate::env::{Env, Ready};
-use crate::forward::{ForwardError, Forwards};
+use crate::flow::FlowState;
+use crate::forward::{ForwardError, ForwardId, ForwardState, Forwards};
 use crate::fragment::Reassembly;
 use crate::host::{Host, Kind, Readiness};
 use crate::icmp::{self, Pings};
@@ -103,9 +104,27 @@ impl<H: Host> Nat<H> {
         (self.tcp.len(), self.udp.len())
     }
 
-    /// The host addresses of the forwarding rules, in the order of the configuration.
-    pub fn forward_addresses(&self) -> Vec<SocketAddrV4> {
-        self.forwards.addresses().collect()
+    /// What is to be told of each of them, and of UDP peers of forwarding rules.
+    pub fn flow_states(&self) -> Vec<FlowState> {
+        self.tcp.states().chain(self.udp.states()).collect()
+    }
+
+    /// Sets up a forwarding rule.
+    ///
+    /// # Errors
+    /// The host's port is taken or not permitted, or no guest can have the address; the error names the rule.
+    pub fn add_forward(&mut self, rule: Forward) -> Result<ForwardId, ForwardError> {
+        self.forwards.add(&mut self.env, rule)
+    }
+
+    /// Ends a forwarding rule; returns whether there was one of that number. Connections that it has brought stay.
+    pub fn remove_forward(&mut self, id: ForwardId) -> bool {
+        self.forwards.remove(&mut self.env, &mut self.udp, id)
+    }
+
+    /// The forwarding rules in force, in the order in which they were added.
+    pub fn forwards(&self) -> Vec<ForwardState> {
+        self.forwards.list()
     }
 
     /// Takes a frame from the guest: a private copy, which nobody changes meanwhile.

@@ -1,14 +1,15 @@
 //! The core against a model of the operating system: every protocol, the ends of connections, and hostile input.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use link::{Checksum, DropReason, GsoType, MacAddr, Offloads, VnetHeader};
 use smoltcp::socket::tcp::State;
 
-use crate::config::Config;
+use crate::config::{Config, Forward};
 use crate::env::Random;
+use crate::forward::ForwardError;
 use crate::host::{Kind, Readiness, SocketId};
 use crate::testing::*;
 use crate::wire::{self, Fragment, Ip, IpHeader};
@@ -190,8 +191,9 @@ fn the_gateway_leads_to_loopback_only_if_it_is_set() {
     connect(&mut lab, GATEWAY, 80);
     assert_eq!(lab.host().connection().to, Some("127.0.0.1:80".parse().unwrap()));
     let mut lab = Lab::with(Config { host_loopback: false, ..Config::default() }, Model::default());
-    let handle = connect(&mut lab, GATEWAY, 80);
-    assert_eq!(lab.guest.tcp(handle).state(), State::Closed);
+    connect(&mut lab, GATEWAY, 80);
+    let (protocol, from, _, message) = parse(&lab.guest.others.pop_front().unwrap());
+    assert_eq!((protocol, from, message[0], message[1]), (1, GATEWAY, 3, 0));
     assert!(lab.host().connections.is_empty());
 }
 
@@ -472,6 +474,46 @@ fn forwarded_connections_reach_the_guest_and_refusals_the_host() {
     lab.step();
     assert!(lab.host().connections.values().any(|c| c.was_reset), "nobody listens on the guest's port 23");
     assert_eq!(lab.nat.flows().0, 1);
+}
+
+#[test]
+fn a_rule_that_ends_takes_its_socket_along_and_leaves_its_connections() {
+    let mut lab = Lab::new();
+    let rule = |text: &str| text.parse::<Forward>().unwrap();
+    let tcp = lab.nat.add_forward(rule("tcp::2222-:22")).unwrap();
+    let udp = lab.nat.add_forward(rule("udp::5353-:53")).unwrap();
+    assert!(matches!(lab.nat.add_forward(rule("tcp::1-10.9.9.9:1")), Err(ForwardError::Guest { .. })));
+    let handle = lab.guest.listen(22);
+    lab.host().waiting.push_back("198.51.100.7:5555".parse().unwrap());
+    let at = |index| SocketId { kind: Kind::Forward, index };
+    lab.nat.ready(lab.now, readiness(at(0)));
+    lab.step();
+    let peer: SocketAddr = "198.51.100.7:777".parse().unwrap();
+    lab.host().datagrams.get_mut(&at(1)).unwrap().inbound.push_back((b"question".to_vec(), peer));
+    lab.nat.ready(lab.now, readiness(at(1)));
+    lab.step();
+    assert_eq!(lab.nat.flow_states().iter().map(|flow| flow.state).collect::<Vec<_>>(), ["established", "forwarded"]);
+
+    assert!(lab.nat.remove_forward(tcp) && lab.nat.remove_forward(udp) && !lab.nat.remove_forward(udp));
+    assert!(lab.nat.forwards().is_empty());
+    assert_eq!(lab.guest.tcp(handle).state(), State::Established);
+    lab.exchange(datagram(53, to("198.51.100.7".parse().unwrap(), 777), b"answer"));
+    assert_ne!(lab.host().sent[0].0, at(1), "what the guest says now leaves like anything else");
+    let again = lab.nat.add_forward(rule("udp::5353-:53")).unwrap();
+    assert!(again > udp, "a number is not used again, but its place is");
+    assert!(lab.host().datagrams.contains_key(&at(1)), "the last that was free");
+}
+
+#[test]
+fn without_a_relay_there_is_no_name_server() {
+    let mut lab = Lab::with(Config { dns_relay: false, ..Config::default() }, Model::default());
+    lab.host().resolvers = vec!["192.0.2.1:53".parse().unwrap()];
+    assert!(
+        lab.exchange(datagram(4000, to(DNS, 53), b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01")).is_empty()
+    );
+    let handle = connect(&mut lab, DNS, 53);
+    assert_eq!(lab.guest.tcp(handle).state(), State::SynSent);
+    assert!(lab.host().sent.is_empty() && lab.host().connections.is_empty());
 }
 
 #[test]

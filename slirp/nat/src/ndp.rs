@@ -189,7 +189,7 @@ fn put_advertisement<H>(env: &mut Env<H>, net: &Ipv6, mac: MacAddr, to: Ipv6Addr
     message.extend(PREFERRED.to_be_bytes());
     message.extend([0; 4]);
     message.extend(net.network.address.octets());
-    if !config.restrict {
+    if config.offers_dns() {
         message.extend([option::RDNSS, 3, 0, 0]);
         message.extend(u32::from(ROUTER_LIFETIME).to_be_bytes());
         message.extend(net.dns.octets());

@@ -13,7 +13,9 @@ pub(crate) enum Route {
     Host(IpAddr),
     /// To an address of the NAT's own that offers nothing.
     Refused,
-    /// Nowhere: the guests are restricted, and are not told.
+    /// To the gateway, which does not lead to the host's loopback.
+    Barred,
+    /// Nowhere, and guests are not told: they are restricted, or there is no name server for them.
     Closed,
     /// Nowhere: no such host can be.
     Nowhere,
@@ -35,10 +37,10 @@ pub(crate) fn route(config: &Config, to: IpAddr) -> Route {
 
 fn route_v4(config: &Config, to: Ipv4Addr) -> Route {
     if to == config.dns {
-        return Route::Dns;
+        return if config.dns_relay { Route::Dns } else { Route::Closed };
     }
     if to == config.gateway {
-        return if config.host_loopback { Route::Host(Ipv4Addr::LOCALHOST.into()) } else { Route::Refused };
+        return if config.host_loopback { Route::Host(Ipv4Addr::LOCALHOST.into()) } else { Route::Barred };
     }
     if config.is_own(to) {
         return Route::Refused;
@@ -53,10 +55,10 @@ fn route_v4(config: &Config, to: Ipv4Addr) -> Route {
 fn route_v6(config: &Config, to: Ipv6Addr) -> Route {
     let Some(net) = &config.ipv6 else { return Route::Nowhere };
     if to == net.dns {
-        return Route::Dns;
+        return if config.dns_relay { Route::Dns } else { Route::Closed };
     }
     if to == net.gateway || to == net.link_local() {
-        return if config.host_loopback { Route::Host(Ipv6Addr::LOCALHOST.into()) } else { Route::Refused };
+        return if config.host_loopback { Route::Host(Ipv6Addr::LOCALHOST.into()) } else { Route::Barred };
     }
     // The first 96 bits 0: unspecified, loopback, and IPv4-compatible, which nobody may use (RFC 4291 §2.5.5.1).
     let embeds_v4 = to.to_bits() >> 32 == 0 || to.to_ipv4_mapped().is_some();
@@ -86,7 +88,7 @@ mod tests {
         }
         config.host_loopback = false;
         for gateway in ["10.0.2.2", "fec0::2", "fe80::2"] {
-            assert_eq!(lead(&config, gateway), Route::Refused);
+            assert_eq!(lead(&config, gateway), Route::Barred);
         }
         config.restrict = true;
         for to in ["192.0.2.1", "2001:db8::1", "fec0::3"] {

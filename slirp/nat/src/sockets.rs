@@ -4,9 +4,10 @@
 //! epoll instance without waiting, so the instance itself can be registered, edge-triggered, with an outer event loop.
 //! Datagram sockets are watched for reading only: the kernel would report room for writing after every datagram sent.
 //!
-//! Documented in: socket(7), tcp(7), udp(7), icmp(7); ip(7) and ipv6(7) for `IP_RECVERR` and `IPV6_RECVERR`, by which a
-//! socket that is not connected learns of ICMP errors; resolv.conf(5).
+//! Documented in: socket(7), tcp(7), udp(7), icmp(7), unix(7); ip(7) and ipv6(7) for `IP_RECVERR` and `IPV6_RECVERR`, by
+//! which a socket that is not connected learns of ICMP errors; resolv.conf(5).
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -17,6 +18,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use link::socket_file::{self, SocketError as SocketFileError, SocketFile};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
@@ -68,6 +70,10 @@ pub struct Sockets {
     commands: Commands,
     // Behind the commands that use it: fields are dropped in this order.
     share: Option<Share>,
+    /// The address that connections and datagrams leave from, if the system is not to choose.
+    source: Option<Ipv4Addr>,
+    /// Files of Unix sockets that listen.
+    files: HashMap<SocketId, SocketFile>,
 }
 
 impl Sockets {
@@ -84,6 +90,8 @@ impl Sockets {
             folder: None,
             commands: Commands::default(),
             share: None,
+            source: None,
+            files: HashMap::new(),
         })
     }
 
@@ -101,6 +109,13 @@ impl Sockets {
     #[must_use]
     pub fn with_resolv_conf(mut self, path: &Path) -> Self {
         self.resolver = ResolvConf::new(path.to_owned());
+        self
+    }
+
+    /// Lets what guests send over IPv4 leave from this address of the host's.
+    #[must_use]
+    pub fn with_source(mut self, source: Option<Ipv4Addr>) -> Self {
+        self.source = source;
         self
     }
 
@@ -187,6 +202,9 @@ impl Sockets {
     }
 
     fn take(&mut self, id: SocketId) -> Option<Socket> {
+        if id.kind == Kind::Forward {
+            self.files.remove(&id);
+        }
         // Closing a descriptor takes it out of the epoll instance (epoll(7)): it has no duplicates.
         Some(self.tables[id.kind as usize].get_mut(id.index as usize)?.take()?.socket)
     }
@@ -204,6 +222,9 @@ impl Host for Sockets {
         let socket = new_socket(Domain::for_address(to), Type::STREAM, None)?;
         // What the guest sends goes out at once, as it would on its own.
         socket.set_tcp_nodelay(true)?;
+        if let (Some(source), true) = (self.source, to.is_ipv4()) {
+            socket.bind(&SocketAddrV4::new(source, 0).into())?;
+        }
         match socket.connect(&to.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
@@ -254,12 +275,25 @@ impl Host for Sockets {
         Ok(address)
     }
 
+    fn listen_at(&mut self, id: SocketId, path: &Path) -> io::Result<()> {
+        const MODE: u32 = 0o600;
+        let path = std::path::absolute(path)?;
+        let (socket, file) = socket_file::listen(path, MODE, None, BACKLOG).map_err(into_io)?;
+        self.keep(id, socket.into())?;
+        self.files.insert(id, file);
+        Ok(())
+    }
+
     fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<SocketAddrV4> {
         let (socket, peer) = self.get(listener)?.accept_raw()?;
         socket.set_nonblocking(true)?;
         socket.set_cloexec(true)?;
-        socket.set_tcp_nodelay(true)?;
-        let peer = peer.as_socket_ipv4().ok_or(io::ErrorKind::Unsupported)?;
+        let peer = if peer.is_unix() {
+            SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)
+        } else {
+            socket.set_tcp_nodelay(true)?;
+            peer.as_socket_ipv4().ok_or(io::ErrorKind::Unsupported)?
+        };
         self.keep(id, socket)?;
         Ok(peer)
     }
@@ -298,7 +332,9 @@ impl Host for Sockets {
         };
         match how {
             Datagram::Bound(at) => socket.bind(&at.into())?,
-            Datagram::Unbound(Family::V4) => socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?,
+            Datagram::Unbound(Family::V4) => {
+                socket.bind(&SocketAddrV4::new(self.source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0).into())?;
+            }
             Datagram::Unbound(Family::V6) => {
                 socket.set_only_v6(true)?;
                 socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
@@ -371,6 +407,16 @@ impl Host for Sockets {
 
     fn resolvers(&mut self) -> Vec<SocketAddr> {
         self.resolver.servers().to_vec()
+    }
+}
+
+/// What the operating system said, or the like of it.
+fn into_io(error: SocketFileError) -> io::Error {
+    match error {
+        SocketFileError::System { source, .. } => source,
+        SocketFileError::InUse(_) => io::ErrorKind::AddrInUse.into(),
+        SocketFileError::NotSocket(_) => io::Error::from_raw_os_error(libc::ENOTSOCK),
+        SocketFileError::TooLong(_) => io::Error::from_raw_os_error(libc::ENAMETOOLONG),
     }
 }
 

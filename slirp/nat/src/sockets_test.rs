@@ -9,7 +9,7 @@ use link::Offloads;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
-use crate::config::{Config, Forward};
+use crate::config::{Config, Entrance, Forward};
 use crate::nat::Nat;
 use crate::sockets::Sockets;
 use crate::testing::*;
@@ -203,9 +203,13 @@ fn datagrams_are_echoed_and_refusals_are_told() {
 fn forwarding_rules_lead_into_the_guest() {
     // Port 0 is for tests: the grammar does not have it.
     let mut forwards: Vec<Forward> = ["tcp:127.0.0.1:1-:22", "udp:127.0.0.1:1-:23"].map(|r| r.parse().unwrap()).into();
-    forwards.iter_mut().for_each(|rule| rule.host.set_port(0));
+    forwards.iter_mut().for_each(|rule| rule.host = Entrance::Port("127.0.0.1:0".parse().unwrap()));
     let mut lab = lab(Config { forwards, ..Config::default() });
-    let addresses = lab.nat.forward_addresses();
+    let ports = lab.nat.forwards().into_iter().map(|rule| match rule.host {
+        Entrance::Port(address) => SocketAddr::V4(address),
+        Entrance::Path(path) => panic!("{}", path.display()),
+    });
+    let addresses: Vec<_> = ports.collect();
 
     let handle = lab.guest.listen(22);
     let mut client = TcpStream::connect(addresses[0]).unwrap();
@@ -235,7 +239,7 @@ fn forwarding_rules_lead_into_the_guest() {
     lab.step();
     let mut buffer = [0; 100];
     let (len, from) = client.recv_from(&mut buffer).unwrap();
-    assert_eq!((&buffer[..len], from), (&b"answer"[..], addresses[1].into()));
+    assert_eq!((&buffer[..len], from), (&b"answer"[..], addresses[1]));
 }
 
 #[test]

@@ -30,8 +30,10 @@ use std::time::{Duration, Instant};
 use link::{Checksum, DropReason, GsoType, VnetHeader};
 use smoltcp::socket::tcp::State;
 
+use crate::config::Protocol;
 use crate::ends::End;
 use crate::env::{Env, Ready};
+use crate::flow::FlowState;
 use crate::host::{Family, Host, Kind, Readiness, SocketId};
 use crate::icmp::{self, Unreachable};
 use crate::route::{Route, route};
@@ -115,6 +117,11 @@ struct Flow {
     sent_to: u32,
     /// The sequence number that was last acknowledged to it.
     acknowledged_to: u32,
+    begun: Instant,
+    /// Bytes that the host has taken.
+    sent: u64,
+    /// Bytes that were taken from the host.
+    received: u64,
 }
 
 enum Phase {
@@ -145,6 +152,32 @@ impl Flow {
             heard,
             sent_to: 0,
             acknowledged_to: 0,
+            begun: heard,
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    /// What is told of it.
+    fn state(&self) -> FlowState {
+        let state = match &self.phase {
+            Phase::Connecting { .. } => "connecting",
+            Phase::Open(stack) if matches!(stack.state(), State::SynSent | State::SynReceived) => "opening",
+            Phase::Open(_) => match (self.guest_done, self.host_done) {
+                (false, false) => "established",
+                (true, false) => "guest-closed",
+                (false, true) => "host-closed",
+                (true, true) => "closing",
+            },
+        };
+        FlowState {
+            protocol: Protocol::Tcp,
+            guest: self.key.guest.into(),
+            remote: Some(self.key.remote.into()),
+            state,
+            sent: self.sent,
+            received: self.received,
+            begun: self.begun,
         }
     }
 
@@ -154,7 +187,7 @@ impl Flow {
         while self.open && self.writable {
             match stack.drain(|bytes| host.send(id, bytes)) {
                 None | Some(Ok(0)) => break,
-                Some(Ok(_)) => {}
+                Some(Ok(len)) => self.sent += len as u64,
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Some(Err(_)) => return self.abort(host, id),
             }
@@ -187,7 +220,10 @@ impl Flow {
                 stack.close();
             }
             // A short read empties a stream socket; what comes later is a new edge (epoll(7)). Its end may be there.
-            Some(Ok(len)) => self.readable = len == room || self.ending,
+            Some(Ok(len)) => {
+                self.received += len as u64;
+                self.readable = len == room || self.ending;
+            }
             Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
             Some(Err(_)) => self.abort(host, id),
         }
@@ -310,6 +346,11 @@ impl Tcp {
 
     pub(crate) fn len(&self) -> usize {
         self.flows.len()
+    }
+
+    /// What is told of each connection.
+    pub(crate) fn states(&self) -> impl Iterator<Item = FlowState> {
+        self.flows.iter().map(Flow::state)
     }
 
     /// Takes a segment from a guest; `verify` asks for its checksum to be verified.
@@ -514,6 +555,11 @@ impl Tcp {
             }
             Route::Dns | Route::Refused => {
                 reset(env, key, segment);
+                Ok(())
+            }
+            // What libslirp says, and scripts look for.
+            Route::Barred => {
+                icmp::unreachable(env, ip, Unreachable::Network);
                 Ok(())
             }
             Route::Host(address) => {

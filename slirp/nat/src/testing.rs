@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use link::{Checksum, MacAddr, VnetHeader};
@@ -410,6 +411,11 @@ impl Host for Model {
     fn listen(&mut self, id: SocketId, at: SocketAddrV4) -> io::Result<SocketAddrV4> {
         self.listeners.push(id);
         Ok(at)
+    }
+
+    fn listen_at(&mut self, id: SocketId, _: &Path) -> io::Result<()> {
+        self.listeners.push(id);
+        Ok(())
     }
 
     fn accept(&mut self, _: SocketId, id: SocketId) -> io::Result<SocketAddrV4> {

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use link::{Checksum, DropReason, MacAddr, VnetHeader};
 
+use crate::config::Protocol;
 use crate::ends::End;
 use crate::env::{Env, Ready};
+use crate::flow::FlowState;
 use crate::host::{Datagram, Family, Host, Kind, Readiness, SocketId};
 use crate::icmp::{self, Unreachable};
 use crate::route::{Route, route};
@@ -51,6 +53,16 @@ struct Flow {
     idle: Duration,
     listed: bool,
     armed: Option<Instant>,
+    tally: Tally,
+}
+
+/// What has passed since when.
+struct Tally {
+    begun: Instant,
+    /// Bytes that the guest has sent.
+    sent: u64,
+    /// Bytes that have come for it.
+    received: u64,
 }
 
 /// Who sent to a forwarding rule, and by which socket it is answered.
@@ -58,6 +70,7 @@ struct Peer {
     address: SocketAddr,
     socket: SocketId,
     last_used: Instant,
+    tally: Tally,
 }
 
 /// A forwarding rule, as far as UDP needs it.
@@ -70,6 +83,13 @@ pub(crate) struct Rule {
 impl Udp {
     pub(crate) fn len(&self) -> usize {
         self.flows.len()
+    }
+
+    /// What is told of each mapping, and of each peer of a forwarding rule.
+    pub(crate) fn states(&self) -> impl Iterator<Item = FlowState> {
+        let mappings = self.flows.iter().map(|flow| flow.tally.state(flow.guest, None, "open"));
+        let peers = self.peers.iter();
+        mappings.chain(peers.map(|((guest, remote), peer)| peer.tally.state(*guest, Some(*remote), "forwarded")))
     }
 
     /// Takes a datagram from a guest that is for the host's world; `segment` says that it is several, and how long.
@@ -87,6 +107,7 @@ impl Udp {
         }
         if let Some(peer) = self.peers.get_mut(&(guest, remote)) {
             peer.last_used = env.now;
+            peer.tally.sent += datagram.payload.len() as u64;
             let (socket, to) = (peer.socket, peer.address);
             let hops = icmp::hops(env, ip, to.ip())?;
             return self.send(env, ip, datagram, segment, (socket, to, hops));
@@ -98,7 +119,7 @@ impl Udp {
                 icmp::unreachable(env, ip, Unreachable::Host);
                 return Err(DropReason::Unserved);
             }
-            Route::Refused | Route::Dns => {
+            Route::Refused | Route::Barred | Route::Dns => {
                 icmp::unreachable(env, ip, Unreachable::Port);
                 return Ok(());
             }
@@ -110,6 +131,7 @@ impl Udp {
         };
         if let Some(flow) = self.flows.get_mut(place) {
             flow.last_used = env.now;
+            flow.tally.sent += datagram.payload.len() as u64;
             flow.idle = if remote.port() == 53 { flow.idle } else { IDLE };
             env.timers.arm(Timer::Udp(place), &mut flow.armed, env.now + flow.idle);
         }
@@ -124,7 +146,8 @@ impl Udp {
         if let Err(error) = env.host.datagram(id(place), Datagram::Unbound(Family::of(ip.from))) {
             return Err(icmp::refuse(env, ip, &error));
         }
-        self.flows.insert(Flow { guest, last_used: env.now, idle: IDLE_DNS, listed: false, armed: None });
+        let tally = Tally::new(env.now);
+        self.flows.insert(Flow { guest, last_used: env.now, idle: IDLE_DNS, listed: false, armed: None, tally });
         self.by_guest.insert(guest, place);
         Ok(place)
     }
@@ -183,6 +206,7 @@ impl Udp {
         };
         match env.host.receive_from(id(place), &mut out[payload_at(guest)..]) {
             Ok((len, from)) => {
+                flow.tally.received += len as u64;
                 env.list(Ready::Udp(place), &mut flow.listed);
                 let from = End::new(visible(env, guest.ip(), from.ip()), from.port());
                 deliver(env, out, mac, from, guest, len)
@@ -229,9 +253,17 @@ impl Udp {
             env.drops.count(DropReason::Limit);
             return None;
         }
-        self.peers.insert((guest, seen), Peer { address: from, socket, last_used: env.now });
+        let new = || Peer { address: from, socket, last_used: env.now, tally: Tally::new(env.now) };
+        let peer = self.peers.entry((guest, seen)).or_insert_with(new);
+        (peer.address, peer.socket, peer.last_used) = (from, socket, env.now);
+        peer.tally.received += len as u64;
         env.timers.arm(Timer::Peers, &mut self.peers_armed, env.now + IDLE);
         deliver(env, out, mac, seen, guest, len)
+    }
+
+    /// A forwarding rule has ended: its socket answers nobody any more.
+    pub(crate) fn forget(&mut self, socket: SocketId) {
+        self.peers.retain(|_, peer| peer.socket != socket);
     }
 
     /// A mapping's timer has fired.
@@ -288,6 +320,24 @@ impl Udp {
             icmp::pass_on(env, guest.ip(), UDP_PROTOCOL, &rejection, &datagram);
         }
         any
+    }
+}
+
+impl Tally {
+    fn new(begun: Instant) -> Self {
+        Self { begun, sent: 0, received: 0 }
+    }
+
+    fn state(&self, guest: End, remote: Option<End>, state: &'static str) -> FlowState {
+        FlowState {
+            protocol: Protocol::Udp,
+            guest: guest.into(),
+            remote: remote.map(Into::into),
+            state,
+            sent: self.sent,
+            received: self.received,
+            begun: self.begun,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The user-mode NAT among the real programs that guests run.
+//! The user-mode NAT among the real programs that guests run, and as a program of its own.
 //!
 //! Each test is one lab of network namespaces (`netlab`).
 //!
@@ -6,8 +6,10 @@
 //! |---|---|
 //! | `boot` | leases, files by TFTP, and boot ROMs |
 //! | `guestfwd` | commands, addresses and folders of the host's at addresses of the guests' network |
+//! | `program` | `slirp` and `slirp4netns`: what they serve, how they are asked, how they end |
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
 mod boot;
 mod guestfwd;
+mod program;
