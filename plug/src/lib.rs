@@ -59,7 +59,7 @@ pub use impair::{Impair, ImpairConfig, ImpairError};
 pub use iplog::Used;
 pub use join::{Ending, Join};
 pub use l2tpv3::L2tpv3Config;
-pub use needs::NeedsMore;
+pub use needs::{NeedsMore, entrances, nat_needs};
 pub use quic::{Quic, QuicConfig, QuicError};
 pub use reconnect::{Pauses, Reconnect};
 pub use spec::{BringUp, Spec, TapSpec};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use link::StreamConfig;
 use link::stream::{Role, StreamAddress};
+use nat::{Config, Entrance, Target};
 use program::confine::{Confinement, Family};
 
 use crate::{Spec, StdioRole};
@@ -38,7 +39,14 @@ impl Spec {
             // It sends by name, whoever is there.
             Self::Dgram(_, config) => file_that_goes(&config.local).and(file_to_connect(&config.remote)),
             Self::Stream(config) => stream(config)?,
-            Self::User(..) => Confinement::for_nat(Path::new(RESOLV_CONF), None, &[]),
+            Self::User(name, config) => {
+                let needs = nat_needs(config);
+                if needs.programs {
+                    return refused(name, "starts programs that may open something later");
+                }
+                let files = entrances(config).map(file_that_goes);
+                files.fold(needs, Confinement::and)
+            }
             Self::Impair(inner, config) => {
                 inner.needs()?.and(config.control.as_deref().map(file_that_goes).unwrap_or_default())
             }
@@ -51,6 +59,25 @@ impl Spec {
             Self::Quic(_) => return refused("quic://", "looks for keys and peers later"),
         })
     }
+}
+
+/// What the user-mode NAT needs once it is open, except to remove its [`entrances`].
+#[must_use]
+pub fn nat_needs(config: &Config) -> Confinement {
+    let needs = Confinement::for_nat(Path::new(RESOLV_CONF), config.tftp.as_deref(), &[]);
+    config.guest_forwards.iter().fold(needs, |needs, rule| match &rule.target {
+        Target::Tcp(_) => needs,
+        Target::Unix(path) => needs.and(file_to_connect(path)),
+        Target::Command(_) | Target::Share => Confinement { programs: true, ..needs },
+    })
+}
+
+/// The Unix sockets of forwarding rules.
+pub fn entrances(config: &Config) -> impl Iterator<Item = &Path> {
+    config.forwards.iter().filter_map(|rule| match &rule.host {
+        Entrance::Path(path) => Some(path.as_path()),
+        Entrance::Port(_) => None,
+    })
 }
 
 fn stream(config: &StreamConfig) -> Result<Confinement, NeedsMore> {

@@ -1,4 +1,4 @@
-//! What the process does for its surroundings: the background, and the pid file.
+//! What the process does for its surroundings: the background, the pid file, and files that go when it goes.
 //!
 //! [`daemonize`] forks before any thread exists; the parent stays until the child says that the machine is set up, so
 //! that an error still reaches the caller's terminal and exit status.
@@ -18,6 +18,9 @@ pub enum ProcessError {
     /// The fork, or what belongs to it.
     #[error("cannot go to the background: {}", link::reason(.0))]
     Daemonize(#[source] io::Error),
+    /// The process that removes files at the end.
+    #[error("cannot start a process that removes files at the end: {}", link::reason(.0))]
+    Keeper(#[source] io::Error),
     /// The pid file cannot be made or written.
     #[error("pid file {}: {}", .path.display(), link::reason(.source))]
     PidFile {
@@ -102,6 +105,60 @@ impl Background {
         }
         self.parent.write_all(&[0]).map_err(ProcessError::Daemonize)
     }
+}
+
+/// A second process, which waits for the end of this one, however that comes, and then removes files: for one that cannot
+/// do so itself, because it has given up its rights or its file system. It holds no other descriptor of this one's.
+pub struct Keeper {
+    /// Its end of the pipe closes with this process.
+    _alive: File,
+}
+
+impl Keeper {
+    /// Starts it. Files that others have put in the places of these stay.
+    ///
+    /// Must be called while the process has one thread; signals that are blocked then do not end the keeper.
+    ///
+    /// # Errors
+    /// The system refused a pipe or a fork.
+    pub fn start(files: Vec<PathBuf>) -> Result<Self, ProcessError> {
+        let (read_end, alive) = pipe().map_err(ProcessError::Keeper)?;
+        let files: Vec<_> = files.into_iter().map(|path| (identity(&path), path)).collect();
+        // SAFETY: the process has one thread, so the child's memory is consistent.
+        match unsafe { libc::fork() } {
+            -1 => Err(ProcessError::Keeper(io::Error::last_os_error())),
+            0 => {
+                keep(&read_end, &files);
+                // SAFETY: it does not return; what the parent has is not to be dropped here.
+                unsafe { libc::_exit(0) }
+            }
+            _ => Ok(Self { _alive: alive }),
+        }
+    }
+}
+
+/// The keeper's life.
+fn keep(pipe: &File, files: &[(Option<(u64, u64)>, PathBuf)]) {
+    // SAFETY: setsid takes no arguments; a terminal's signals are not for this process.
+    unsafe { libc::setsid() };
+    // SAFETY: both are descriptor numbers; the target is replaced.
+    if unsafe { libc::dup2(pipe.as_raw_fd(), 0) } < 0 {
+        return;
+    }
+    // SAFETY: no pointers; whatever else is open belongs to the parent, and nothing here uses it.
+    unsafe { libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) };
+    // The end of the pipe, and no byte before it.
+    let _ = io::stdin().read(&mut [0]);
+    for (ours, path) in files {
+        if ours.is_some() && identity(path) == *ours {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Device and inode.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 fn pipe() -> io::Result<(File, File)> {

@@ -55,6 +55,8 @@ pub struct Plan {
     pub daemon: bool,
     /// Where to write the process's number.
     pub pidfile: Option<PathBuf>,
+    /// Whether to give up, once everything is set up, what is not needed any more.
+    pub confine: bool,
     /// Text for standard output, once everything is set up.
     pub announcement: Option<String>,
 }
@@ -154,6 +156,7 @@ fn parse_slirp(words: impl IntoIterator<Item = String>) -> Result<Invocation, Us
             "restrict" => network.options.push("restrict", "on".to_owned()),
             "status" => status = Some(PathBuf::from(value)),
             "json" => json = true,
+            "no-confine" => common.no_confine = true,
             "daemon" => common.daemon = true,
             "pidfile" => common.pidfile = Some(PathBuf::from(value)),
             "pcap" => common.pcap = Some(PathBuf::from(value)),
@@ -211,16 +214,18 @@ pub(crate) struct Common {
     pub ready: Option<RawFd>,
     pub exit: Option<RawFd>,
     pub source: Option<Source>,
+    pub no_confine: bool,
     pub announcement: Option<String>,
 }
 
 impl Common {
     pub(crate) fn plan(self, nat: Config, end: End, api_guest: Ipv4Addr) -> Result<Invocation, UsageError> {
-        let Self { daemon, pidfile, pcap, api, ready, exit, source, announcement } = self;
+        let Self { daemon, pidfile, pcap, api, ready, exit, source, no_confine, announcement } = self;
         if ready.is_some() && ready == exit {
             return Err(UsageError::Refused("--ready-fd and --exit-fd are two descriptors"));
         }
-        let plan = Plan { nat, end, pcap, source, api, api_guest, ready, exit, daemon, pidfile, announcement };
+        let confine = !no_confine;
+        let plan = Plan { nat, end, pcap, source, api, api_guest, ready, exit, daemon, pidfile, confine, announcement };
         Ok(Invocation::Run(Box::new(plan)))
     }
 }
@@ -321,6 +326,13 @@ pub static SLIRP: Program = Program {
                 )
                 .takes("RULE", Value::Text)
                 .repeatable(),
+                OptionSpec::new(
+                    &["guestfwd"],
+                    "Lead connections of guests to an address of their network to one of the host's, or to a command: \
+                     [tcp]:[ADDR]:PORT-TARGET, where TARGET is tcp:ADDR:PORT, unix:PATH or cmd:COMMAND. May be repeated.",
+                )
+                .takes("RULE", Value::Text)
+                .repeatable(),
                 OptionSpec::new(&["restrict"], "Let guests reach nobody: only forwarded ports lead in."),
                 OptionSpec::new(&["no-dns"], "Have no name server for guests."),
                 OptionSpec::new(
@@ -364,6 +376,12 @@ pub static SLIRP: Program = Program {
                 OptionSpec::new(&["exit-fd"], "End when this descriptor has something to read, or its other end closes.")
                     .short('e')
                     .takes("FD", Value::Text),
+                OptionSpec::new(
+                    &["no-confine"],
+                    "Keep rights, file system and system calls that are not needed once everything is set up. They are given \
+                     up otherwise, unless the link is one that opens something later; commands that guests start \
+                     (--guestfwd, --smb) keep the file system.",
+                ),
                 OptionSpec::new(&["pcap"], "Capture every frame to this file, for tcpdump and Wireshark.")
                     .takes("FILE", Value::File),
                 OptionSpec::new(&["status"], "Print the flows of the slirp that has this API socket, and its drops.")

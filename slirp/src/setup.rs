@@ -9,13 +9,16 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::anyhow;
 use link::{Link, Pcap, PcapConfig, Soft};
 use nat::{Nat, Sockets};
 use nix::ifaddrs::getifaddrs;
-use program::process::{self, PidFile};
+use nix::unistd::geteuid;
+use program::confine::{Capability, Confinement, confine};
+use program::process::{self, Keeper, PidFile};
 use program::signals::Signals;
 
 use crate::api::Api;
@@ -35,8 +38,11 @@ pub fn run(plan: Plan) -> anyhow::Result<()> {
     let signals = Signals::block()?;
     let _pid_file = plan.pidfile.as_deref().map(PidFile::create).transpose()?;
 
+    let confinement = if plan.confine { confinement(&plan) } else { None };
+    let files = files(&plan);
     let source = plan.source.map(address_of).transpose()?;
-    let nat = Nat::new(plan.nat, Sockets::new()?.with_source(source), random(), Instant::now())?;
+    let sockets = Sockets::new()?.with_source(source).prepare(&plan.nat)?;
+    let nat = Nat::new(plan.nat, sockets, random(), Instant::now())?;
     let mut link: Box<dyn Link> = match plan.end {
         End::Link(spec) => spec.open()?,
         End::Namespace(namespace) => Box::new(Soft::new(namespace.open()?)),
@@ -53,9 +59,15 @@ pub fn run(plan: Plan) -> anyhow::Result<()> {
         router.end_with(exit).map_err(failed(&"--exit-fd"))?;
     }
 
-    // Everything is open. What the process needs no more from here on is given up here. What it still does with files:
-    // it reads /etc/resolv.conf again, and removes its pid file and its sockets, also those of rules.
-
+    // Everything is open.
+    let _keeper = match confinement {
+        Some(confinement) => {
+            let keeper = if files.is_empty() { None } else { Some(Keeper::start(files)?) };
+            confine(&confinement)?.log();
+            keeper
+        }
+        None => None,
+    };
     if let Some(text) = plan.announcement {
         let mut out = io::stdout();
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(failed(&"standard output"))?;
@@ -73,6 +85,26 @@ pub fn run(plan: Plan) -> anyhow::Result<()> {
         Ending::Link(error) if error.to_string().contains("://") => Err(error.into()),
         Ending::Link(error) => Err(failed(&name)(error)),
     }
+}
+
+/// What is kept once everything is open; nothing if the link may need anything later.
+fn confinement(plan: &Plan) -> Option<Confinement> {
+    let link = match &plan.end {
+        End::Link(spec) => spec.needs().inspect_err(|why| log::info!("not confined: {why}")).ok()?,
+        End::Namespace(_) => Confinement::for_tap(),
+    };
+    let mut kept = link.and(plug::nat_needs(&plan.nat));
+    // Rules that come by the API may name low ports.
+    if plan.api.is_some() && geteuid().is_root() {
+        kept.capabilities.push(Capability::NetBindService);
+    }
+    Some(kept)
+}
+
+/// What is removed at the end.
+fn files(plan: &Plan) -> Vec<PathBuf> {
+    let entrances = plug::entrances(&plan.nat).map(Path::to_owned);
+    plan.pidfile.iter().chain(&plan.api).cloned().chain(entrances).collect()
 }
 
 /// The error of what has this name.

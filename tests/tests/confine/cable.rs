@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 
+use netlab::confined::{is_confined, names_in_root};
 use netlab::process::{Switch, program};
 use netlab::world::{Host, PATIENCE, Transfer, command, lab, run, wait_until};
 
-use super::{UNPRIVILEGED, has_users, is_confined, names_in_root, open_tuntap, start};
+use super::{UNPRIVILEGED, has_users, open_tuntap, start};
 
 const BYTES: u64 = 16 << 20;
 

@@ -10,10 +10,11 @@ use std::os::unix::fs::symlink;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
+use netlab::confined::{is_confined, names_in_root};
 use netlab::process::Process;
 use netlab::world::{Host, PATIENCE, Transfer, lab, run};
 
-use super::{UNPRIVILEGED, has_users, is_confined, names_in_root, open_tuntap, start};
+use super::{UNPRIVILEGED, has_users, open_tuntap, start};
 
 /// Connections that are open at once.
 const MANY: usize = 1000;

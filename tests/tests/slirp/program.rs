@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Output;
 use std::time::Duration;
 
+use netlab::confined::{is_confined, names_in_root};
 use netlab::process::{Process, Switch, program};
 use netlab::world::{Host, PATIENCE, Transfer, command, lab, run, wait_until};
 use serde_json::{Value, json};
@@ -428,6 +429,45 @@ fn in_the_background_it_leaves_a_pid_file_while_it_lives() {
         // SAFETY: no pointers; the process is the one that has just been started.
         assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
         wait_until("the pid file is gone", PATIENCE, || !fs::exists("/run/pid").unwrap());
+    });
+}
+
+#[test]
+fn it_gives_up_what_it_does_not_need_and_its_files_go_with_it() {
+    lab(|| {
+        let inner = world();
+        fs::create_dir("/run/files").unwrap();
+        let files = "-p /run/files/pid --hostfwd unix:/run/files/web-:80";
+        let mut slirp = start(&format!("--netns /run/netns/inner {files}"));
+        is_confined(slirp.pid());
+        assert_eq!(names_in_root(slirp.pid(), "/"), ["etc"]);
+        let status = fs::read_to_string(format!("/proc/{}/status", slirp.pid())).unwrap();
+        assert!(status.contains("\nUid:\t65534\t"), "{status}");
+        assert!(inner.reaches("10.0.2.2"));
+        echo_in(&inner, "10.0.2.100:80");
+        let mut stream = UnixStream::connect("/run/files/web").unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        // Even if it has no time to remove them.
+        slirp.signal(libc::SIGKILL);
+        slirp.wait(PATIENCE);
+        wait_until("its files are gone", PATIENCE, || fs::read_dir("/run/files").unwrap().next().is_none());
+        // A service that it starts for guests needs the files of the host.
+        let commands = start("--netns /run/netns/inner --guestfwd tcp:10.0.2.9:7-cmd:/bin/cat");
+        let reader = inner.spawn(|| {
+            let mut stream = TcpStream::connect("10.0.2.9:7").unwrap();
+            stream.write_all(b"hello").unwrap();
+            let mut answer = [0; 5];
+            stream.read_exact(&mut answer).unwrap();
+            answer
+        });
+        assert_eq!(&reader.join().unwrap(), b"hello");
+        let status = fs::read_to_string(format!("/proc/{}/status", commands.pid())).unwrap();
+        assert!(status.contains("\nSeccomp:\t2\n") && status.contains("\nCapEff:\t0000000000000000\n"), "{status}");
+        drop(commands);
+        let free = start("--netns /run/netns/inner --no-confine");
+        let status = fs::read_to_string(format!("/proc/{}/status", free.pid())).unwrap();
+        assert!(status.contains("\nSeccomp:\t0\n"), "{status}");
     });
 }
 
