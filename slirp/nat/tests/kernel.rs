@@ -8,7 +8,6 @@
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -19,6 +18,7 @@ use link::{Fragment, FragmentMut, Link, MAX_FRAME_LEN, RxBatch, Tap, TxBatch};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nat::{Config, Nat, OFFLOADS, Sockets};
+use netlab::routed::{self, Routed};
 use netlab::world::{Host, PATIENCE, Transfer, command, lab, run, statistic, wait_until};
 
 /// The server's addresses, each with those of the gateway and of the router as they are seen on the way there.
@@ -34,40 +34,8 @@ struct World {
 impl World {
     /// Everything in its place, and the guest configured.
     fn new() -> Self {
-        let [guest, router, server] = ["guest", "router", "server"].map(Host::new);
-        for host in [&Host::HERE, &guest, &router, &server] {
-            host.spawn(|| {
-                fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "0").unwrap();
-                fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
-                fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
-            })
-            .join()
-            .unwrap();
-        }
-        router
-            .spawn(|| {
-                fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-                fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
-            })
-            .join()
-            .unwrap();
-        run("ip link add out type veth peer name in netns router");
-        run("ip -n router link add far type veth peer name near netns server");
-        for (host, interface, v4, v6) in [
-            (&Host::HERE, "out", "198.51.100.1/24", "2001:db8:1::1/64"),
-            (&router, "in", "198.51.100.2/24", "2001:db8:1::2/64"),
-            (&router, "far", "203.0.113.2/24", "2001:db8:2::2/64"),
-            (&server, "near", "203.0.113.1/24", "2001:db8:2::1/64"),
-        ] {
-            host.set_address(interface, v4);
-            host.set_address(interface, v6);
-        }
-        for (host, v4, v6) in
-            [(&Host::HERE, "198.51.100.2", "2001:db8:1::2"), (&server, "203.0.113.2", "2001:db8:2::2")]
-        {
-            host.run(&format!("ip route add default via {v4}"));
-            host.run(&format!("ip -6 route add default via {v6}"));
-        }
+        let Routed { router, server } = Routed::new();
+        let guest = routed::host("guest");
         serve(Tap::open("tap0").unwrap());
         run("ip link set tap0 netns guest");
         guest.set_address("tap0", "10.0.2.15/24");

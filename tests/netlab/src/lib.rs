@@ -6,6 +6,7 @@
 //! | `confined` | what the system shows of a confined process |
 //! | `probes` | datagrams that measure delay |
 //! | `process` | programs that run in it; the switch |
+//! | `routed` | a router and a server behind this host |
 //! | `station` | frames, and what sends and receives them |
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests: what goes wrong here fails the test")]
@@ -13,5 +14,6 @@
 pub mod confined;
 pub mod probes;
 pub mod process;
+pub mod routed;
 pub mod station;
 pub mod world;

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `boot` | leases, files by TFTP, and boot ROMs |
 //! | `guestfwd` | commands, addresses and folders of the host's at addresses of the guests' network |
+//! | `tools` | what traceroute, mtr, rdisc6, dnsperf and dhclient see in both families |
 //! | `program` | `slirp` and `slirp4netns`: what they serve, how they are asked, how they end |
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
@@ -13,3 +14,4 @@
 mod boot;
 mod guestfwd;
 mod program;
+mod tools;
