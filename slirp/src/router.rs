@@ -1,6 +1,8 @@
 //! The event loop between the NAT and its link: one thread, which wakes for the link, for host sockets, for whoever uses
 //! the API, for interfaces that go up or down, and for what ends it.
 //!
+//! All of it is in one epoll instance, that of the NAT's host sockets.
+//!
 //! It is not `plug::Join` of `user://` and the link, because that copies each frame once more on either way: here a frame
 //! is read into the memory from which the NAT takes it, and written from the memory in which the NAT has made it.
 //!
@@ -18,7 +20,7 @@ use link::{
     RxBatch, TxBatch, VnetHeader,
 };
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Interest, Registry, Token};
 use nat::{Nat, OFFLOADS, Readiness, Sockets};
 use program::signals::Signals;
 
@@ -32,12 +34,11 @@ const BATCH_MADE: usize = 16;
 const TURNS: usize = 16;
 
 const LINK: Token = Token(0);
-const HOST: Token = Token(1);
-const SIGNALS: Token = Token(2);
-const INTERFACES: Token = Token(3);
-const EXIT: Token = Token(4);
+const SIGNALS: Token = Token(1);
+const INTERFACES: Token = Token(2);
+const EXIT: Token = Token(3);
 /// That of the API, and all above.
-const API: Token = Token(5);
+const API: Token = Token(4);
 
 /// How it has ended.
 #[derive(Debug)]
@@ -50,7 +51,8 @@ pub(crate) enum Ending {
 
 /// A NAT, its link, and what wakes for them.
 pub(crate) struct Router {
-    poll: Poll,
+    /// Of the NAT's host sockets.
+    registry: Registry,
     nat: Nat<Sockets>,
     link: Box<dyn Link>,
     /// The link tells of frames as long as it has some, and of nothing else.
@@ -65,6 +67,10 @@ pub(crate) struct Router {
     takes: Offloads,
     /// The link may have frames.
     may_have_frames: bool,
+    /// Frames to look for in one turn.
+    wanted: usize,
+    /// The link had frames when it was last waited for.
+    was_told: bool,
     /// A frame that the link did not take.
     held: Option<OwnedFrame>,
     ready: Vec<Readiness>,
@@ -80,20 +86,18 @@ impl Router {
     /// # Errors
     /// The link cannot be polled, or the process is out of descriptors.
     pub(crate) fn new(mut nat: Nat<Sockets>, mut link: Box<dyn Link>, signals: Signals) -> io::Result<Self> {
-        let poll = Poll::new()?;
-        let registry = poll.registry();
-        link.register(registry, LINK)?;
-        let tells = link.tell_while_ready(registry, LINK)?;
+        let registry = nat.host_mut().registry().try_clone()?;
+        link.register(&registry, LINK)?;
+        let tells = link.tell_while_ready(&registry, LINK)?;
         link.accept(OFFLOADS)?;
         let watch = |fd, token| registry.register(&mut SourceFd(&fd), token, Interest::READABLE);
-        watch(nat.host_mut().as_raw_fd(), HOST)?;
         watch(signals.as_raw_fd(), SIGNALS)?;
         let interfaces = InterfaceWatch::open()?;
         watch(interfaces.as_raw_fd(), INTERFACES)?;
         let takes = link.capabilities().offloads;
         nat.accept(takes);
         Ok(Self {
-            poll,
+            registry,
             nat,
             link,
             tells,
@@ -104,6 +108,8 @@ impl Router {
             api: None,
             takes,
             may_have_frames: true,
+            wanted: BATCH_FRAMES,
+            was_told: false,
             held: None,
             ready: Vec::new(),
             buffers: (0..BATCH_FRAMES).map(|_| vec![0; MAX_FRAME_LEN].into()).collect(),
@@ -118,7 +124,7 @@ impl Router {
     /// # Errors
     /// It cannot be polled.
     pub(crate) fn end_with(&mut self, exit: OwnedFd) -> io::Result<()> {
-        self.poll.registry().register(&mut SourceFd(&exit.as_raw_fd()), EXIT, Interest::READABLE)?;
+        self.registry.register(&mut SourceFd(&exit.as_raw_fd()), EXIT, Interest::READABLE)?;
         self.exit = Some(exit);
         Ok(())
     }
@@ -128,7 +134,7 @@ impl Router {
     /// # Errors
     /// It cannot be polled.
     pub(crate) fn serve(&mut self, mut api: Api) -> io::Result<()> {
-        api.register(self.poll.registry(), API)?;
+        api.register(&self.registry, API)?;
         self.api = Some(api);
         Ok(())
     }
@@ -138,21 +144,19 @@ impl Router {
     /// # Errors
     /// The event loop fails.
     pub(crate) fn run(&mut self) -> io::Result<Ending> {
-        let mut events = Events::with_capacity(64);
+        let mut tokens = Vec::new();
         // The link may have been ready, or due, before it was registered.
         let mut is_first = true;
         loop {
-            match self.poll.poll(&mut events, if is_first { Some(Duration::ZERO) } else { self.timeout() }) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
-            }
+            let timeout = if is_first { Some(Duration::ZERO) } else { self.timeout() };
+            self.nat.host_mut().wait_for_all(timeout, &mut self.ready, &mut tokens)?;
             let now = Instant::now();
             let mut serve_link = is_first || self.link.deadline().is_some_and(|deadline| deadline <= now);
             is_first = false;
-            for event in &events {
-                match event.token() {
+            self.look_for(tokens.contains(&LINK));
+            for token in tokens.drain(..) {
+                match token {
                     LINK => serve_link = true,
-                    HOST => self.nat.host_mut().poll(&mut self.ready)?,
                     SIGNALS => {
                         if std::iter::from_fn(|| self.signals.take()).any(|signal| signal != libc::SIGCONT) {
                             return Ok(Ending::Asked);
@@ -164,9 +168,9 @@ impl Router {
                         }
                     }
                     EXIT => return Ok(Ending::Asked),
-                    token => {
+                    _ => {
                         if let Some(api) = &mut self.api {
-                            api.serve(self.poll.registry(), token, now, &mut self.nat);
+                            api.serve(&self.registry, token, now, &mut self.nat);
                         }
                     }
                 }
@@ -199,6 +203,15 @@ impl Router {
         counters.drops.merge(self.nat.drops());
         counters.drops.merge(&self.drops);
         counters
+    }
+
+    /// Decides how many frames to look for. A look that finds none costs as much as one that finds a frame; so where the
+    /// link tells of more, it is asked for one, and for more only if it had some at the last look too.
+    fn look_for(&mut self, told: bool) {
+        if self.tells {
+            self.wanted = if told && self.was_told { (2 * self.wanted).min(BATCH_FRAMES) } else { 1 };
+            self.was_told = told;
+        }
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -235,7 +248,7 @@ impl Router {
 
     fn receive(&mut self) -> io::Result<()> {
         let mut batch = mem::take(&mut self.incoming).recycle();
-        for buffer in &mut self.buffers {
+        for buffer in self.buffers.iter_mut().take(self.wanted) {
             batch.push([FragmentMut::new(buffer)]);
         }
         let outcome = self.link.receive(&mut batch);

@@ -269,6 +269,52 @@ fn bytes_arrive_over_a_link_that_loses_and_swaps_frames() {
 }
 
 #[test]
+fn an_acknowledgement_waits_for_the_answer_where_both_sides_take_turns() {
+    let mut lab = Lab::new();
+    let handle = connect(&mut lab, REMOTE, 80);
+    // Both return the bytes that are not acknowledged yet.
+    let ask = |lab: &mut Lab<Model>| {
+        lab.guest.tcp(handle).send_slice(b"?").unwrap();
+        lab.step();
+        lab.guest.tcp(handle).send_queue()
+    };
+    let answer = |lab: &mut Lab<Model>| {
+        let id = lab.host().open_ids()[0];
+        lab.host().connection().inbound.push_back(b'!');
+        lab.nat.ready(lab.now, readiness(id));
+        lab.step();
+        assert_eq!(lab.guest.tcp(handle).recv(|bytes| (bytes.len(), bytes.len())), Ok(1));
+        lab.guest.tcp(handle).send_queue()
+    };
+    assert_eq!((ask(&mut lab), answer(&mut lab)), (0, 0));
+    for _ in 0..3 {
+        assert_eq!((ask(&mut lab), answer(&mut lab)), (1, 0));
+    }
+    // Two segments' worth are acknowledged at once.
+    assert_eq!(ask(&mut lab), 1);
+    lab.guest.tcp(handle).send_slice(&pattern(3000)).unwrap();
+    lab.step();
+    assert_eq!(lab.guest.tcp(handle).send_queue(), 0);
+}
+
+#[test]
+fn an_acknowledgement_waits_in_vain_only_once() {
+    let mut lab = Lab::new();
+    let handle = connect(&mut lab, REMOTE, 80);
+    let id = lab.host().open_ids()[0];
+    for waiting in [1, 0] {
+        lab.host().connection().inbound.push_back(b'!');
+        lab.nat.ready(lab.now, readiness(id));
+        lab.step();
+        lab.guest.tcp(handle).send_slice(b"?").unwrap();
+        lab.step();
+        assert_eq!(lab.guest.tcp(handle).send_queue(), waiting);
+        lab.pass(Duration::from_millis(20));
+        assert_eq!(lab.guest.tcp(handle).send_queue(), 0);
+    }
+}
+
+#[test]
 fn offloads_follow_the_guests_driver_while_connections_last() {
     let mut lab = Lab::new();
     let handle = connect(&mut lab, REMOTE, 80);

@@ -1,7 +1,9 @@
 //! The one file with host sockets: [`Host`] over non-blocking sockets of the system's and an epoll instance.
 //!
-//! Every socket is registered once, edge-triggered, under a token that is its [`SocketId`]. [`Sockets::poll`] drains the
-//! epoll instance without waiting, so the instance itself can be registered, edge-triggered, with an outer event loop.
+//! Every socket is registered once, edge-triggered, under a token that is its [`SocketId`]. An owner with an event loop of
+//! its own registers the epoll instance itself there, edge-triggered, and [`Sockets::poll`] drains it without waiting. One
+//! without registers what else it waits for here, and waits here ([`Sockets::wait_for_all`]): that saves a look at a second
+//! epoll instance for each event.
 //! Datagram sockets are watched for reading only: the kernel would report room for writing after every datagram sent.
 //!
 //! Documented in: socket(7), tcp(7), udp(7), icmp(7), unix(7); ip(7) and ipv6(7) for `IP_RECVERR` and `IPV6_RECVERR`, by
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use link::socket_file::{self, SocketError as SocketFileError, SocketFile};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use crate::commands::Commands;
@@ -32,6 +34,9 @@ use crate::smb::{self, Share, ShareError};
 
 /// Events taken out of the epoll instance at a time.
 const EVENTS: usize = 256;
+
+/// The first of the tokens that are not the owner's.
+const OWN_TOKENS: usize = 1 << 32;
 
 /// Connections that wait to be accepted: the kernel's own bound is lower, or it is this.
 const BACKLOG: i32 = 4096;
@@ -131,29 +136,54 @@ impl Sockets {
     ///
     /// # Errors
     /// The epoll instance is broken.
-    pub fn wait(&mut self, mut timeout: Option<Duration>, out: &mut Vec<Readiness>) -> io::Result<()> {
+    pub fn wait(&mut self, timeout: Option<Duration>, out: &mut Vec<Readiness>) -> io::Result<()> {
+        self.wait_for_all(timeout, out, &mut Vec::new())
+    }
+
+    /// The same; the tokens of what the owner has registered with [`Sockets::registry`], and is ready, go to `others`.
+    ///
+    /// # Errors
+    /// The epoll instance is broken.
+    pub fn wait_for_all(
+        &mut self,
+        mut timeout: Option<Duration>,
+        out: &mut Vec<Readiness>,
+        others: &mut Vec<Token>,
+    ) -> io::Result<()> {
         loop {
             match self.poll.poll(&mut self.events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             }
-            let before = out.len();
-            out.extend(self.events.iter().filter_map(|event| {
-                self.commands.ready(event.token());
-                let finished = event.is_read_closed() || event.is_write_closed();
-                Some(Readiness {
-                    id: id(event.token())?,
-                    readable: event.is_readable(),
-                    writable: event.is_writable(),
-                    finished,
-                    error: event.is_error(),
-                })
-            }));
-            if out.len() - before < EVENTS {
+            let mut count = 0;
+            for event in &self.events {
+                count += 1;
+                let token = event.token();
+                if token.0 < OWN_TOKENS {
+                    others.push(token);
+                } else if let Some(id) = id(token) {
+                    out.push(Readiness {
+                        id,
+                        readable: event.is_readable(),
+                        writable: event.is_writable(),
+                        finished: event.is_read_closed() || event.is_write_closed(),
+                        error: event.is_error(),
+                    });
+                } else {
+                    self.commands.ready(token);
+                }
+            }
+            if count < EVENTS {
                 return Ok(());
             }
             timeout = Some(Duration::ZERO);
         }
+    }
+
+    /// Where the owner registers what it waits for in [`Sockets::wait_for_all`], under tokens below 2^32.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        self.poll.registry()
     }
 
     /// How many sockets there are.
@@ -253,13 +283,10 @@ impl Host for Sockets {
     }
 
     fn connected(&mut self, id: SocketId) -> io::Result<bool> {
-        let socket = self.get(id)?;
-        if let Some(error) = socket.take_error()? {
-            return Err(error);
-        }
-        match socket.peer_addr() {
+        // To send nothing tells all in one call: it fails as the connection did, or would block until it is made.
+        match self.send(id, &[]) {
             Ok(_) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -268,6 +295,8 @@ impl Host for Sockets {
         let socket = new_socket(Domain::IPV4, Type::STREAM, None)?;
         // Connections of a former run in TIME-WAIT do not hold the port.
         socket.set_reuse_address(true)?;
+        // Connections that are accepted have this from their listener (tcp(7)).
+        socket.set_tcp_nodelay(true)?;
         socket.bind(&at.into())?;
         socket.listen(BACKLOG)?;
         let address = local_address(&socket)?;
@@ -285,13 +314,10 @@ impl Host for Sockets {
     }
 
     fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<SocketAddrV4> {
-        let (socket, peer) = self.get(listener)?.accept_raw()?;
-        socket.set_nonblocking(true)?;
-        socket.set_cloexec(true)?;
+        let (socket, peer) = self.get(listener)?.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)?;
         let peer = if peer.is_unix() {
             SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)
         } else {
-            socket.set_tcp_nodelay(true)?;
             peer.as_socket_ipv4().ok_or(io::ErrorKind::Unsupported)?
         };
         self.keep(id, socket)?;
@@ -420,13 +446,13 @@ fn into_io(error: SocketFileError) -> io::Error {
     }
 }
 
-/// Kind and index in one number.
+/// Kind and index in one number, which is at least [`OWN_TOKENS`].
 fn token(id: SocketId) -> Token {
-    Token((id.kind as usize) << 32 | id.index as usize)
+    Token((id.kind as usize + 1) << 32 | id.index as usize)
 }
 
 fn id(token: Token) -> Option<SocketId> {
-    let kind = *Kind::ALL.get(token.0 >> 32)?;
+    let kind = *Kind::ALL.get((token.0 >> 32).checked_sub(1)?)?;
     Some(SocketId { kind, index: (token.0 & 0xffff_ffff) as u32 })
 }
 

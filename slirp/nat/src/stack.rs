@@ -4,8 +4,9 @@
 //! smoltcp sees IP packets. It neither fills in nor verifies TCP checksums: `tcp` verifies what comes in and leaves
 //! partial, or fills in, what goes out. With segmentation it emits nearly 64 KiB at once and says how to cut them.
 //!
-//! Settings, and why (smoltcp 0.14): no delayed ACK and no Nagle, because both hold up a lone segment of 64 KiB or the
-//! tail of a transfer by 10 ms or a round trip; any-IP, because the far ends of a NAT have every address.
+//! Settings, and why (smoltcp 0.14): no Nagle and no delayed ACK unless `tcp` asks for one, because both hold up a lone
+//! segment of 64 KiB or the tail of a transfer by 10 ms or a round trip; any-IP, because the far ends of a NAT have every
+//! address.
 //!
 //! smoltcp's segmentation over IPv6 drops every packet longer than the MTU. So there the MTU is declared as long as a
 //! packet can be, and what smoltcp does with the real one is done here: the segment size in a SYN of the guest's is
@@ -16,6 +17,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
@@ -148,6 +150,14 @@ impl Stack {
         self.shape = shape;
         self.mss = DEFAULT_MSS;
         self.interface = interface(shape, seed, now);
+        self.socket_mut().set_ack_delay(None);
+    }
+
+    /// Lets the acknowledgement of what comes next wait for data to ride on, if none waits yet. More than one segment's
+    /// bytes do not wait (RFC 9293 §3.8.6.3).
+    pub(crate) fn delay_acknowledgement(&mut self, by: Duration) {
+        // Not None, which would let one that waits already wait for its time whatever comes.
+        self.socket_mut().set_ack_delay(Some(by.into()));
     }
 
     /// Takes over a change of what the guest's side accepts.

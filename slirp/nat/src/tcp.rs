@@ -17,6 +17,10 @@
 //! the flow goes. TIME-WAIT is not kept: a FIN that the guest repeats, because its acknowledgement was lost, is answered by
 //! a reset, and harms nobody, for both sides have everything.
 //!
+//! Where the two sides take turns, the acknowledgement of what the guest says rides on the host's answer: that halves the
+//! frames to the guest. It waits [`ANSWER`] at most, and only if the segment is short and the last one to the guest had
+//! data; a connection that has let one wait in vain lets none wait again, for the guest may hold back bytes until then.
+//!
 //! A connection that is idle for two seconds gives the memory of its rings back; where the guest's bytes have a hole, what
 //! lies behind it is kept.
 //!
@@ -53,6 +57,12 @@ const STALL: Duration = Duration::from_secs(120);
 
 /// How long an idle connection keeps the memory that its bytes went through.
 const KEEP: Duration = Duration::from_secs(2);
+
+/// How long an acknowledgement waits for the host's answer.
+const ANSWER: Duration = Duration::from_millis(20);
+
+/// Bytes of a segment that is the end of what the guest has to say: fewer than fit.
+const SHORT: usize = 1024;
 
 /// How long a forwarded connection waits for a guest to show itself.
 const RESOLVE: Duration = Duration::from_secs(30);
@@ -117,6 +127,12 @@ struct Flow {
     sent_to: u32,
     /// The sequence number that was last acknowledged to it.
     acknowledged_to: u32,
+    /// The last segment to the guest had data.
+    spoke: bool,
+    /// An acknowledgement waits for data to ride on.
+    waits: bool,
+    /// One has waited in vain.
+    hasty: bool,
     begun: Instant,
     /// Bytes that the host has taken.
     sent: u64,
@@ -152,6 +168,9 @@ impl Flow {
             heard,
             sent_to: 0,
             acknowledged_to: 0,
+            spoke: false,
+            waits: false,
+            hasty: false,
             begun: heard,
             sent: 0,
             received: 0,
@@ -260,10 +279,20 @@ impl Flow {
         }
     }
 
-    /// Remembers how far an emitted segment acknowledges.
-    fn note_acknowledged(&mut self, segment: &[u8]) {
+    /// How long the acknowledgement of a segment may wait. What follows the host's end has no answer.
+    fn patience(&mut self, segment: &Segment) -> Duration {
+        let patient = self.spoke && !self.hasty && !self.host_done && segment.payload_len < SHORT;
+        self.waits |= patient && segment.len() > 0;
+        if patient { ANSWER } else { Duration::ZERO }
+    }
+
+    /// Remembers how far an emitted segment acknowledges, and whether it has data.
+    fn note_emitted(&mut self, segment: &[u8]) {
         let number = |at| u32::from(wire::be16(segment, at));
         self.acknowledged_to = number(8) << 16 | number(10);
+        self.spoke = segment.len() > usize::from(segment[12] >> 4) * 4;
+        self.hasty |= self.waits && !self.spoke;
+        self.waits = false;
     }
 
     /// Whether memory is held that no byte needs.
@@ -375,7 +404,7 @@ impl Tcp {
             }
             return Ok(());
         }
-        self.segment(env, place, ip);
+        self.segment(env, place, ip, &segment);
         Ok(())
     }
 
@@ -414,7 +443,7 @@ impl Tcp {
             self.settle(env, place);
             return None;
         };
-        flow.note_acknowledged(&out[ETHERNET + shape.header()..]);
+        flow.note_emitted(&out[ETHERNET + shape.header()..ETHERNET + emitted.len]);
         env.list(Ready::Tcp(place), &mut flow.listed);
         let remote = flow.key.remote.ip();
         let header = finish(&mut out[..ETHERNET + emitted.len], (remote, guest), emitted, env.offloads.checksum);
@@ -654,10 +683,12 @@ impl Tcp {
     }
 
     /// A segment for an open connection.
-    fn segment<H: Host>(&mut self, env: &mut Env<H>, place: u32, ip: &Ip<'_>) {
+    fn segment<H: Host>(&mut self, env: &mut Env<H>, place: u32, ip: &Ip<'_>, segment: &Segment) {
         let now = self.clock(env.now);
         let Some(flow) = self.flows.get_mut(place) else { return };
+        let patience = flow.patience(segment);
         let Phase::Open(stack) = &mut flow.phase else { return };
+        stack.delay_acknowledgement(patience);
         let answer = stack.ingress(now, &ip.plain(), &mut self.reply[..]);
         flow.guest_done |=
             matches!(stack.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
@@ -671,7 +702,7 @@ impl Tcp {
         if let (Some(emitted), Some(mac)) = (answer, env.neighbours.get(ip.from)) {
             let packet = &self.reply[..emitted.len];
             let header = IpHeader::whole(ip.to, ip.from, wire::TCP, 0);
-            flow.note_acknowledged(&packet[header.len()..]);
+            flow.note_emitted(&packet[header.len()..]);
             let from = env.mac_for(ip.to);
             env.queue_frame(ETHERNET + emitted.len, |frame| {
                 wire::put_ethernet(frame, mac, from, header.ethertype());
