@@ -222,6 +222,8 @@ impl Host for Sockets {
         let socket = new_socket(Domain::for_address(to), Type::STREAM, None)?;
         // What the guest sends goes out at once, as it would on its own.
         socket.set_tcp_nodelay(true)?;
+        // A far end that has vanished is noticed, if only after hours: nobody else would ever end the flow.
+        socket.set_keepalive(true)?;
         if let (Some(source), true) = (self.source, to.is_ipv4()) {
             socket.bind(&SocketAddrV4::new(source, 0).into())?;
         }
@@ -292,6 +294,7 @@ impl Host for Sockets {
             SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)
         } else {
             socket.set_tcp_nodelay(true)?;
+            socket.set_keepalive(true)?;
             peer.as_socket_ipv4().ok_or(io::ErrorKind::Unsupported)?
         };
         self.keep(id, socket)?;
@@ -592,7 +595,12 @@ impl ResolvConf {
     fn servers(&mut self) -> &[SocketAddr] {
         let seen = fs::metadata(&self.path).ok().map(|m| (m.dev(), m.ino(), m.size(), m.mtime(), m.mtime_nsec()));
         if seen.is_none() || seen != self.seen {
-            let servers = fs::read_to_string(&self.path).map(|text| parse_resolv_conf(&text)).unwrap_or_default();
+            let servers = match fs::read_to_string(&self.path) {
+                Ok(text) => parse_resolv_conf(&text),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                // No descriptor is left, perhaps: what is known may still be right.
+                Err(_) => return &self.servers,
+            };
             if servers != self.servers {
                 log::info!("dns: name servers of {}: {servers:?}", self.path.display());
             }

@@ -27,6 +27,8 @@ pub(crate) enum Timer {
     Fragments,
     /// The oldest peer of a UDP forwarding rule.
     Peers,
+    /// The TCP flow whose guest has been silent for longest.
+    Silence,
 }
 
 /// The deadlines.
