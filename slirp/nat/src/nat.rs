@@ -179,6 +179,12 @@ impl<H: Host> Nat<H> {
         self.env.timers.next()
     }
 
+    /// Deadlines that are kept.
+    #[cfg(test)]
+    pub(crate) fn timers(&self) -> usize {
+        self.env.timers.len()
+    }
+
     /// Whether [`Nat::output`] may have a frame.
     pub fn has_output(&self) -> bool {
         !self.env.queue.is_empty() || !self.env.ready.is_empty()

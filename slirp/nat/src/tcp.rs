@@ -64,7 +64,7 @@ const SILENCE: Duration = Duration::from_secs(2 * 3600);
 const SILENCE_HALF_CLOSED: Duration = Duration::from_secs(4 * 60);
 
 /// How often it is asked.
-const PROBE_AGAIN: Duration = Duration::from_secs(75);
+const PROBE_AGAIN: Duration = Duration::from_secs(30);
 
 /// How long it has to answer.
 const PROBING: Duration = Duration::from_secs(10 * 60);
