@@ -56,6 +56,8 @@ pub(crate) struct Env<H> {
     pub timers: Timers,
     pub neighbours: Neighbours,
     pub drops: DropCounts,
+    /// A limit was reached once, and told of.
+    limit_told: bool,
     /// The ICMP errors that guests may still be told of.
     pub errors: icmp::Budget,
     pub random: Random,
@@ -79,10 +81,22 @@ impl<H> Env<H> {
             timers: Timers::default(),
             neighbours: Neighbours::default(),
             drops: DropCounts::default(),
+            limit_told: false,
             errors: icmp::Budget::new(now),
             random,
             next_ident,
             datagram: vec![0; 65536],
+        }
+    }
+
+    /// Counts what was dropped because a table is full, or because the process is out of descriptors or memory. The first
+    /// time it is logged.
+    pub(crate) fn limited(&mut self) {
+        self.drops.count(DropReason::Limit);
+        if !std::mem::replace(&mut self.limit_told, true) {
+            log::warn!(
+                "nat: a table is full, or descriptors are used up: what is new is dropped, what is there goes on"
+            );
         }
     }
 

@@ -131,7 +131,10 @@ impl<H: Host> Nat<H> {
     pub fn input(&mut self, now: Instant, header: &VnetHeader, frame: &[u8]) {
         self.env.now = now;
         if let Err(reason) = self.frame(header, frame) {
-            self.env.drops.count(reason);
+            match reason {
+                DropReason::Limit => self.env.limited(),
+                _ => self.env.drops.count(reason),
+            }
         }
     }
 
@@ -164,6 +167,7 @@ impl<H: Host> Nat<H> {
                 Timer::Dns(place) => self.dns.fired(&mut self.env, place, at),
                 Timer::Tftp(place) => self.tftp.fired(&mut self.env, place, at),
                 Timer::Forward(place) => self.forwards.fired(&mut self.env, &mut self.tcp, place, at),
+                Timer::Silence => self.tcp.watch(&mut self.env, at),
                 Timer::Peers => self.udp.expire_peers(&mut self.env, at),
                 Timer::Fragments => self.expire_fragments(at),
             }
@@ -173,6 +177,12 @@ impl<H: Host> Nat<H> {
     /// When [`Nat::expire`] is to be called; never, if the NAT is idle.
     pub fn deadline(&self) -> Option<Instant> {
         self.env.timers.next()
+    }
+
+    /// Deadlines that are kept.
+    #[cfg(test)]
+    pub(crate) fn timers(&self) -> usize {
+        self.env.timers.len()
     }
 
     /// Whether [`Nat::output`] may have a frame.

@@ -15,6 +15,7 @@ use crate::testing::*;
 use crate::wire::{self, Fragment, Ip, IpHeader};
 
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
 
 fn to(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(address, port)
@@ -346,7 +347,7 @@ fn offloads_follow_the_guests_driver_while_connections_last() {
                 socket.recv(|bytes| (bytes.len(), ())).unwrap();
             }
             lab.pass(SECOND);
-            if lab.host().connection().inbound.is_empty() && lab.nat.deadline().is_none() {
+            if lab.host().connection().inbound.is_empty() && lab.is_idle() {
                 break;
             }
         }
@@ -443,7 +444,8 @@ fn a_guest_that_vanishes_takes_its_connection_with_it() {
         lab.pass(SECOND);
     }
     assert!(lab.host().connections[&id].was_reset);
-    assert_eq!((lab.nat.flows().0, lab.nat.deadline()), (0, None));
+    assert_eq!(lab.nat.flows().0, 0);
+    assert!(lab.is_idle());
 }
 
 #[test]
@@ -454,8 +456,110 @@ fn an_idle_connection_wakes_nobody() {
     for _ in 0..5 {
         lab.pass(SECOND);
     }
+    assert!(lab.is_idle());
+}
+
+#[test]
+fn a_silent_guest_is_asked_and_keeps_its_connection_if_it_answers() {
+    let mut lab = Lab::new();
+    let handle = connect(&mut lab, REMOTE, 80);
+    for _ in 0..100 {
+        lab.pass(HOUR);
+        lab.settle();
+    }
+    assert_eq!((lab.nat.flows().0, lab.guest.tcp(handle).state()), (1, State::Established));
+    let data = pattern(5000);
+    let (at_host, at_guest) = transfer(&mut lab, handle, &data);
+    assert!(at_host == data && at_guest == data, "what was asked is no data");
+}
+
+/// Lets time pass with a guest that is gone, until the connection is given up; returns for how long it was not.
+fn given_up(lab: &mut Lab<Model>) -> Duration {
+    let id = lab.host().open_ids()[0];
+    lab.loss = 1000;
+    let begun = lab.now;
+    while lab.nat.flows().0 > 0 {
+        assert!(lab.now < begun + 4 * HOUR, "it stays for ever");
+        lab.pass(HOUR);
+    }
+    let connection = &lab.host().connections[&id];
+    assert!(connection.was_reset || connection.closed);
+    assert_eq!(lab.host().open(), 0);
+    let gone = lab.now;
+    // Deadlines that nobody has any more are forgotten.
+    lab.now += 24 * HOUR;
+    lab.nat.expire(lab.now);
     assert_eq!(lab.nat.deadline(), None);
-    assert!(!lab.nat.has_output());
+    gone - begun
+}
+
+#[test]
+fn a_guest_that_vanishes_from_an_idle_connection_is_noticed() {
+    let mut lab = Lab::new();
+    connect(&mut lab, REMOTE, 80);
+    let after = given_up(&mut lab);
+    assert!((2 * HOUR + 240 * SECOND..3 * HOUR).contains(&after), "RFC 5382 REQ-5: {after:?}");
+}
+
+#[test]
+fn a_guest_that_vanishes_after_either_side_has_finished_is_noticed_sooner() {
+    for guest_finishes in [true, false] {
+        let mut lab = Lab::new();
+        let handle = connect(&mut lab, REMOTE, 80);
+        if guest_finishes {
+            lab.guest.tcp(handle).close();
+            lab.settle();
+        } else {
+            let id = lab.host().open_ids()[0];
+            lab.host().connection().inbound_end = true;
+            lab.nat.ready(lab.now, Readiness { finished: true, ..readiness(id) });
+            lab.settle();
+        }
+        // The other half is of use, as long as somebody has it.
+        for _ in 0..50 {
+            lab.pass(100 * SECOND);
+        }
+        assert_eq!(lab.nat.flows().0, 1);
+        let after = given_up(&mut lab);
+        assert!((240 * SECOND..1200 * SECOND).contains(&after), "{after:?}");
+    }
+}
+
+#[test]
+fn a_guest_that_vanishes_in_the_handshake_is_noticed() {
+    let mut lab = Lab::new();
+    lab.guest.connect(to(REMOTE, 80));
+    lab.step();
+    // Before the acknowledgement of the acknowledgement.
+    let id = lab.host().open_ids()[0];
+    lab.nat.ready(lab.now, readiness(id));
+    let after = given_up(&mut lab);
+    assert!(after < 300 * SECOND, "{after:?}");
+}
+
+#[test]
+fn a_guest_that_has_forgotten_a_connection_says_so_when_asked() {
+    let mut lab = Lab::new();
+    let handle = connect(&mut lab, REMOTE, 80);
+    lab.guest.sockets.remove(handle);
+    let begun = lab.now;
+    while lab.nat.flows().0 > 0 {
+        lab.pass(HOUR);
+    }
+    assert!((2 * HOUR..2 * HOUR + 60 * SECOND).contains(&(lab.now - begun)));
+    assert_eq!(lab.host().open(), 0);
+}
+
+#[test]
+fn timers_that_were_overtaken_do_not_heap_up() {
+    let mut lab = Lab::new();
+    let handle = connect(&mut lab, REMOTE, 80);
+    for _ in 0..2000 {
+        lab.guest.tcp(handle).send_slice(b"x").unwrap();
+        lab.pass(3 * SECOND);
+        lab.settle();
+    }
+    assert!(lab.nat.timers() < 10, "{}", lab.nat.timers());
 }
 
 #[test]
@@ -467,11 +571,11 @@ fn an_idle_connection_gives_its_memory_back_and_goes_on() {
         lab.host().connection().sent.clear();
         let (at_host, at_guest) = transfer(&mut lab, handle, &data);
         assert!(at_host == data && at_guest == data);
-        assert!(lab.nat.deadline().is_some(), "memory is to be given back");
+        assert!(!lab.is_idle(), "memory is to be given back");
         for _ in 0..5 {
             lab.pass(SECOND);
         }
-        assert_eq!(lab.nat.deadline(), None);
+        assert!(lab.is_idle());
     }
 }
 

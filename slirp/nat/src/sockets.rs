@@ -252,6 +252,8 @@ impl Host for Sockets {
         let socket = new_socket(Domain::for_address(to), Type::STREAM, None)?;
         // What the guest sends goes out at once, as it would on its own.
         socket.set_tcp_nodelay(true)?;
+        // A far end that has vanished is noticed, if only after hours: nobody else would ever end the flow.
+        socket.set_keepalive(true)?;
         if let (Some(source), true) = (self.source, to.is_ipv4()) {
             socket.bind(&SocketAddrV4::new(source, 0).into())?;
         }
@@ -295,8 +297,9 @@ impl Host for Sockets {
         let socket = new_socket(Domain::IPV4, Type::STREAM, None)?;
         // Connections of a former run in TIME-WAIT do not hold the port.
         socket.set_reuse_address(true)?;
-        // Connections that are accepted have this from their listener (tcp(7)).
+        // Connections that are accepted have these from their listener (tcp(7)).
         socket.set_tcp_nodelay(true)?;
+        socket.set_keepalive(true)?;
         socket.bind(&at.into())?;
         socket.listen(BACKLOG)?;
         let address = local_address(&socket)?;
@@ -618,7 +621,12 @@ impl ResolvConf {
     fn servers(&mut self) -> &[SocketAddr] {
         let seen = fs::metadata(&self.path).ok().map(|m| (m.dev(), m.ino(), m.size(), m.mtime(), m.mtime_nsec()));
         if seen.is_none() || seen != self.seen {
-            let servers = fs::read_to_string(&self.path).map(|text| parse_resolv_conf(&text)).unwrap_or_default();
+            let servers = match fs::read_to_string(&self.path) {
+                Ok(text) => parse_resolv_conf(&text),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                // No descriptor is left, perhaps: what is known may still be right.
+                Err(_) => return &self.servers,
+            };
             if servers != self.servers {
                 log::info!("dns: name servers of {}: {servers:?}", self.path.display());
             }

@@ -33,7 +33,7 @@ use crate::wire::{IPV4, IPV6, be16};
 /// cannot overrun the queue of 1000 packets that a TAP has.
 pub(crate) const RING: usize = 1 << 20;
 
-/// Bytes of the rings that an idle connection may keep.
+/// Bytes of the rings that a stack may keep which waits for its next connection.
 const BULKY: usize = 64 << 10;
 
 /// What one emission is bounded by: the longest IPv4 packet.
@@ -172,6 +172,7 @@ impl Stack {
     pub(crate) fn listen(&mut self, at: SocketAddr) -> bool {
         let socket = self.socket_mut();
         socket.abort();
+        socket.set_keep_alive(None);
         socket.listen(at).is_ok()
     }
 
@@ -179,6 +180,7 @@ impl Stack {
     pub(crate) fn connect(&mut self, from: SocketAddr, to: SocketAddr) -> bool {
         let socket = self.sockets.get_mut::<Socket<'static>>(self.handle);
         socket.abort();
+        socket.set_keep_alive(None);
         socket.connect(self.interface.context(), to, from).is_ok()
     }
 
@@ -284,7 +286,12 @@ impl Stack {
         filled.ok()
     }
 
-    /// Whether the rings hold more memory than an idle connection should.
+    /// Whether the rings hold memory.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.moved > 0
+    }
+
+    /// Whether they hold more than a stack should that is not in use.
     pub(crate) fn is_bulky(&self) -> bool {
         self.moved > BULKY
     }
@@ -298,6 +305,11 @@ impl Stack {
             rx.release();
         }
         self.moved = 0;
+    }
+
+    /// Asks the guest again and again whether it still has the connection, or no more.
+    pub(crate) fn probe(&mut self, every: Option<Duration>) {
+        self.socket_mut().set_keep_alive(every.map(Into::into));
     }
 
     /// Sends FIN behind the bytes in the ring.

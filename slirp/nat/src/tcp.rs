@@ -21,6 +21,12 @@
 //! frames to the guest. It waits [`ANSWER`] at most, and only if the segment is short and the last one to the guest had
 //! data; a connection that has let one wait in vain lets none wait again, for the guest may hold back bytes until then.
 //!
+//! A guest that is silent is asked whether it still has the connection (RFC 9293 §3.8.4): after two hours, as systems do it
+//! by default, so that no NAT ends a connection sooner than RFC 5382 REQ-5 allows (2 hours and 4 minutes); after 4 minutes
+//! if one side has finished, for a guest's system forgets such connections of its own accord, and a reset tells of it.
+//! One that stays silent for 10 minutes more is gone. What is at the far end the host's system asks in the same way
+//! (`SO_KEEPALIVE`), and a SYN that nobody answers there it gives up. One timer serves all connections.
+//!
 //! A connection that is idle for two seconds gives the memory of its rings back; where the guest's bytes have a hole, what
 //! lies behind it is kept.
 //!
@@ -54,6 +60,21 @@ const SPARE_STACKS: usize = 16;
 
 /// A guest that owes an acknowledgement for so long is gone.
 const STALL: Duration = Duration::from_secs(120);
+
+/// A guest that is silent for so long is asked whether it still has the connection.
+const SILENCE: Duration = Duration::from_secs(2 * 3600);
+
+/// The same, if one side has finished.
+const SILENCE_HALF_CLOSED: Duration = Duration::from_secs(4 * 60);
+
+/// How often it is asked.
+const PROBE_AGAIN: Duration = Duration::from_secs(30);
+
+/// How long it has to answer.
+const PROBING: Duration = Duration::from_secs(10 * 60);
+
+/// Silent guests are looked for at most so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// How long an idle connection keeps the memory that its bytes went through.
 const KEEP: Duration = Duration::from_secs(2);
@@ -89,6 +110,8 @@ pub(crate) struct Tcp {
     dirty: Vec<u32>,
     #[expect(clippy::vec_box, reason = "flows hold boxes: a kilobyte is not to be moved about")]
     spare: Vec<Box<Stack>>,
+    /// When silent guests are looked for.
+    silence_armed: Option<Instant>,
     /// Room for an immediate answer of smoltcp's: a header.
     reply: Box<[u8; 512]>,
     start: Instant,
@@ -118,6 +141,8 @@ struct Flow {
     finished: bool,
     /// A reset is on its way to the guest.
     aborting: bool,
+    /// The guest is asked whether it still has the connection.
+    probing: bool,
     listed: bool,
     dirty: bool,
     armed: Option<Instant>,
@@ -162,6 +187,7 @@ impl Flow {
             guest_done: false,
             finished: false,
             aborting: false,
+            probing: false,
             listed: false,
             dirty: false,
             armed: None,
@@ -295,10 +321,15 @@ impl Flow {
         self.waits = false;
     }
 
+    /// How long the guest may be silent before it is asked.
+    fn longest_silence(&self) -> Duration {
+        if self.guest_done || self.host_done { SILENCE_HALF_CLOSED } else { SILENCE }
+    }
+
     /// Whether memory is held that no byte needs.
-    fn is_idle_and_bulky(&self) -> bool {
+    fn is_idle_and_touched(&self) -> bool {
         let Phase::Open(stack) = &self.phase else { return false };
-        stack.is_bulky() && stack.received() == 0 && !self.awaits_guest()
+        stack.is_touched() && stack.received() == 0 && !self.awaits_guest()
     }
 
     /// Whether the guest owes something.
@@ -368,6 +399,7 @@ impl Tcp {
             by_key: HashMap::new(),
             dirty: Vec::new(),
             spare: Vec::new(),
+            silence_armed: None,
             reply: Box::new([0; 512]),
             start,
         }
@@ -487,13 +519,43 @@ impl Tcp {
             env.neighbours.forget(Ready::Tcp(place));
             flow.listed = false;
         }
-        if silence >= KEEP && flow.is_idle_and_bulky() {
+        if silence >= KEEP && flow.is_idle_and_touched() {
             let whole = flow.sent_to == flow.acknowledged_to;
             if let Phase::Open(stack) = &mut flow.phase {
                 stack.release(whole);
             }
         }
         env.list(Ready::Tcp(place), &mut flow.listed);
+    }
+
+    /// Asks guests that have been silent for long, and ends the connections of those that stay so.
+    pub(crate) fn watch<H: Host>(&mut self, env: &mut Env<H>, at: Instant) {
+        if self.silence_armed != Some(at) {
+            return;
+        }
+        self.silence_armed = None;
+        let (mut gone, mut next) = (Vec::new(), None::<Instant>);
+        for (place, flow) in self.flows.iter_mut() {
+            let limit = flow.heard + flow.longest_silence();
+            if env.now >= limit + PROBING {
+                gone.push(place);
+                continue;
+            }
+            let due = if env.now >= limit { limit + PROBING } else { limit };
+            next = Some(next.map_or(due, |next| next.min(due)));
+            let Phase::Open(stack) = &mut flow.phase else { continue };
+            if env.now >= limit && !flow.probing {
+                flow.probing = true;
+                stack.probe(Some(PROBE_AGAIN));
+                env.list(Ready::Tcp(place), &mut flow.listed);
+            }
+        }
+        for place in gone {
+            self.remove(env, place, Ending::Reset);
+        }
+        if let Some(next) = next {
+            env.timers.arm(Timer::Silence, &mut self.silence_armed, next.max(env.now + LOOK_AGAIN));
+        }
     }
 
     /// Takes a connection that arrived for a forwarding rule.
@@ -507,11 +569,15 @@ impl Tcp {
         guest: impl Into<SocketAddr>,
     ) -> io::Result<()> {
         if self.flows.len() >= MAX_FLOWS {
-            env.drops.count(DropReason::Limit);
+            env.limited();
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         let place = self.flows.next();
-        let peer = env.host.accept(listener, id(place))?;
+        let peer = env.host.accept(listener, id(place)).inspect_err(|error| {
+            if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) {
+                env.limited();
+            }
+        })?;
         let guest = guest.into();
         let Some(key) = self.forwarded_key(env, guest.into(), peer.into()) else {
             env.host.reset(id(place));
@@ -689,6 +755,10 @@ impl Tcp {
         let patience = flow.patience(segment);
         let Phase::Open(stack) = &mut flow.phase else { return };
         stack.delay_acknowledgement(patience);
+        if flow.probing {
+            flow.probing = false;
+            stack.probe(None);
+        }
         let answer = stack.ingress(now, &ip.plain(), &mut self.reply[..]);
         flow.guest_done |=
             matches!(stack.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
@@ -727,7 +797,9 @@ impl Tcp {
         if flow.listed {
             return;
         }
-        let (awaits, bulky) = (flow.awaits_guest(), flow.is_idle_and_bulky());
+        let silent = (flow.heard + flow.longest_silence()).max(env.now + LOOK_AGAIN);
+        env.timers.arm(Timer::Silence, &mut self.silence_armed, silent);
+        let (awaits, touched) = (flow.awaits_guest(), flow.is_idle_and_touched());
         let Phase::Open(stack) = &mut flow.phase else { return };
         // Nothing was to be emitted now, whatever smoltcp says: a deadline that has passed must not spin.
         let soonest = env.now + Duration::from_millis(10);
@@ -736,7 +808,7 @@ impl Tcp {
             let stall = (flow.heard + STALL).max(soonest);
             next = Some(next.map_or(stall, |next| next.min(stall)));
         }
-        if bulky {
+        if touched {
             let keep = (flow.heard + KEEP).max(soonest);
             next = Some(next.map_or(keep, |next| next.min(keep)));
         }
@@ -786,7 +858,7 @@ impl Tcp {
         match Stack::new(shape, seed, now) {
             Ok(stack) => Some(Box::new(stack)),
             Err(_) => {
-                env.drops.count(DropReason::Limit);
+                env.limited();
                 None
             }
         }

@@ -241,6 +241,12 @@ impl<H: Host> Lab<H> {
         self.step();
     }
 
+    /// Whether the NAT wakes nobody: all that is to be done is to look for silent guests, hours from now.
+    pub(crate) fn is_idle(&self) -> bool {
+        let hours = self.now + Duration::from_secs(3600);
+        !self.nat.has_output() && self.nat.deadline().is_none_or(|at| at > hours)
+    }
+
     /// Sends a frame and returns what comes back, TCP and neighbours' talk apart.
     pub(crate) fn exchange(&mut self, frame: Vec<u8>) -> Vec<Vec<u8>> {
         self.guest.send(frame);

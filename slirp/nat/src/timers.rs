@@ -27,6 +27,8 @@ pub(crate) enum Timer {
     Fragments,
     /// The oldest peer of a UDP forwarding rule.
     Peers,
+    /// The TCP flow whose guest has been silent for longest.
+    Silence,
 }
 
 /// The deadlines.
@@ -42,6 +44,11 @@ impl Timers {
             *armed = Some(at);
             self.heap.push(Reverse((at, timer)));
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
     }
 
     /// The first deadline.

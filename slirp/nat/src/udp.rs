@@ -250,7 +250,7 @@ impl Udp {
         let seen = End::new(visible(env, guest.ip(), from.ip()), from.port());
         let known = self.peers.contains_key(&(guest, seen));
         if !known && self.peers.len() >= MAX_PEERS {
-            env.drops.count(DropReason::Limit);
+            env.limited();
             return None;
         }
         let new = || Peer { address: from, socket, last_used: env.now, tally: Tally::new(env.now) };
