@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
@@ -36,7 +36,9 @@ pub fn run(plan: Plan) -> anyhow::Result<()> {
     let _pid_file = plan.pidfile.as_deref().map(PidFile::create).transpose()?;
 
     let source = plan.source.map(address_of).transpose()?;
-    let nat = Nat::new(plan.nat, Sockets::new()?.with_source(source), random(), Instant::now())?;
+    let source6 = plan.source6.map(address6_of).transpose()?;
+    let sockets = Sockets::new()?.with_source(source).with_source6(source6).prepare(&plan.nat)?;
+    let nat = Nat::new(plan.nat, sockets, random(), Instant::now())?;
     let mut link: Box<dyn Link> = match plan.end {
         End::Link(spec) => spec.open()?,
         End::Namespace(namespace) => Box::new(Soft::new(namespace.open()?)),
@@ -100,14 +102,35 @@ fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
 }
 
 fn address_of(source: Source) -> anyhow::Result<Ipv4Addr> {
+    let address = own_address(&source, |address| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    })?;
+    address.ok_or_else(|| anyhow!("--outbound-addr: '{source}' is no IPv4 address, and no interface that has one"))
+}
+
+fn address6_of(source: Source) -> anyhow::Result<Ipv6Addr> {
+    let address = own_address(&source, |address| match address {
+        // A link-local address is of use on one link alone.
+        IpAddr::V6(address) => Some(address).filter(|address| !address.is_unicast_link_local()),
+        IpAddr::V4(_) => None,
+    })?;
+    address.ok_or_else(|| anyhow!("--outbound-addr6: '{source}' is no IPv6 address, and no interface that has one"))
+}
+
+/// The first address that is wanted.
+fn own_address<A>(source: &Source, wanted: impl Fn(IpAddr) -> Option<A>) -> anyhow::Result<Option<A>> {
     let name = match source {
-        Source::Address(address) => return Ok(address),
+        Source::Address(address) => return Ok(wanted(*address)),
         Source::Interface(name) => name,
     };
     let interfaces = getifaddrs().map_err(|error| failed(&"list of interfaces")(error.into()))?;
-    let own = interfaces.filter(|interface| interface.interface_name == name);
-    let address = own.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip())).next();
-    address.ok_or_else(|| anyhow!("--outbound-addr: '{name}' is no IPv4 address, and no interface that has one"))
+    let own = interfaces.filter(|interface| interface.interface_name == *name).filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+    });
+    Ok(own.filter_map(wanted).next())
 }
 
 /// 64 bits of the operating system's randomness, by way of the keys of the standard library's hash tables.

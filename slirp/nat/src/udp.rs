@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use link::{Checksum, DropReason, MacAddr, VnetHeader};
@@ -77,7 +77,7 @@ struct Peer {
 #[derive(Clone, Copy)]
 pub(crate) struct Rule {
     pub socket: SocketId,
-    pub guest: SocketAddrV4,
+    pub guest: SocketAddr,
 }
 
 impl Udp {
@@ -230,7 +230,7 @@ impl Udp {
         mac: MacAddr,
         out: &mut [u8],
     ) -> (Option<(VnetHeader, usize)>, bool) {
-        let guest = SocketAddr::from(rule.guest).into();
+        let guest = rule.guest.into();
         match env.host.receive_from(rule.socket, &mut out[payload_at(guest)..]) {
             Ok((len, from)) => (self.forward(env, (rule.socket, guest), mac, out, len, from), true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (None, false),
