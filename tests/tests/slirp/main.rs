@@ -6,10 +6,12 @@
 //! |---|---|
 //! | `boot` | leases, files by TFTP, and boot ROMs |
 //! | `guestfwd` | commands, addresses and folders of the host's at addresses of the guests' network |
+//! | `ipv6` | `slirp` and `slirp4netns` with IPv6: namespaces, rules, and users without rights |
 //! | `program` | `slirp` and `slirp4netns`: what they serve, how they are asked, how they end |
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
 mod boot;
 mod guestfwd;
+mod ipv6;
 mod program;
