@@ -7,8 +7,9 @@
 //! | `{"execute":"remove_hostfwd","arguments":{"id":N}}` | `{"return":{}}` |
 //! | `{"execute":"list_flows"}`, which is ours | `{"return":{"flows":[…],"drops":{REASON:FRAMES}}}` |
 //!
-//! `proto` is `tcp` or `udp`, which may end in `4` or `6`: with a `6`, or an IPv6 `host_addr`, a rule without `guest_addr`
-//! leads to the namespace's IPv6 address, else to the IPv4 one. Without `host_addr` it is 0.0.0.0, or `::` with a `6`.
+//! `proto` is `tcp` or `udp`, which may end in `4` or `6`: with a `6`, or an IPv6 `host_addr`, a rule without
+//! `guest_addr` leads to the namespace's IPv6 address, else to the IPv4 one. Without `host_addr` it is 0.0.0.0, or `::`
+//! with a `6`.
 //!
 //! What cannot be is answered by `{"error":{"desc":TEXT}}`. A request is complete when it is valid JSON, or when the client
 //! sends no more, and has less than 4096 bytes. Nothing here blocks: an answer goes out as the client takes it.

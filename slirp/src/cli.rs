@@ -329,10 +329,10 @@ pub static SLIRP: Program = Program {
          a router with DHCP and DNS at 10.0.2.2 and 10.0.2.3, and at fec0::2 and fec0::3; ports of the host can lead \
          inside.",
         "LINK is a locator; a word without :// is the directory of a VDE switch.",
-        "With --netns it makes a TAP in the network namespace of a process, or of a file such as /run/netns/NAME, and gives \
-         it addresses (10.0.2.100, fec0::100), default routes and an MTU; lo is brought up. It may do so for every namespace of the \
-         user who runs it. The TAP is called tap0 unless named, and is gone when slirp ends. Which name server programs \
-         there ask is left to their resolv.conf.",
+        "With --netns it makes a TAP in the network namespace of a process, or of a file such as /run/netns/NAME, and \
+         gives it addresses (10.0.2.100, fec0::100), default routes and an MTU; lo is brought up. It may do so for \
+         every namespace of the user who runs it. The TAP is called tap0 unless named, and is gone when slirp ends. \
+         Which name server programs there ask is left to their resolv.conf.",
         "Unlike QEMU's user network, it does not let guests reach what listens on the host's loopback, unless \
          --host-loopback is given.",
     ],
@@ -343,8 +343,7 @@ pub static SLIRP: Program = Program {
                 OptionSpec::new(&["net"], "The guests' network (default 10.0.2.0/24).")
                     .takes("ADDR/PREFIX", Value::Text),
                 OptionSpec::new(&["host"], "The router's address (default: the second).").takes("ADDR", Value::Text),
-                OptionSpec::new(&["dns"], "The name server's address (default: the third).")
-                    .takes("ADDR", Value::Text),
+                OptionSpec::new(&["dns"], "The name server's address (default: the third).").takes("ADDR", Value::Text),
                 OptionSpec::new(&["dhcpstart"], "The first of 16 leases (default: the fifteenth address).")
                     .takes("ADDR", Value::Text),
                 OptionSpec::new(&["hostname"], "The name that DHCP gives to guests.").takes("NAME", Value::Text),
@@ -357,8 +356,8 @@ pub static SLIRP: Program = Program {
                 OptionSpec::new(&["ipv4"], "Whether there is IPv4.").takes("on|off", Value::Choice(&["on", "off"])),
                 OptionSpec::new(
                     &["ipv6"],
-                    "Whether there is IPv6. It is on, unless the MTU is less than 1280; a namespace that has none is left \
-                     without, unless on was asked for.",
+                    "Whether there is IPv6. It is on, unless the MTU is less than 1280; a namespace that has none is \
+                     left without, unless on was asked for.",
                 )
                 .takes("on|off", Value::Choice(&["on", "off"])),
                 OptionSpec::new(&["ipv6-net"], "The guests' IPv6 network (default fec0::/64).")
@@ -369,12 +368,13 @@ pub static SLIRP: Program = Program {
                     .takes("ADDR", Value::Text),
                 OptionSpec::new(
                     &["hostfwd"],
-                    "Lead a port of the host to a guest: [tcp|udp]:[HOSTADDR]:PORT-[GUESTADDR]:PORT, as in tcp::2222-:22. \
-                     Several ports are FIRST-LAST on both sides, as in tcp::8000-8010-:8000-8010; the guest's may be named \
-                     by the first alone. IPv6 addresses have brackets, as in tcp:[::1]:8080-[fec0::100]:80, and the two may be \
-                     of different families. unix:PATH-[GUESTADDR]:PORT leads connections to a Unix socket inside. \
-                     Without HOSTADDR it is 0.0.0.0, for IPv4 alone, as [::] is for IPv6; without GUESTADDR it is the \
-                     namespace's IPv4 address, or the first lease. May be repeated.",
+                    "Lead a port of the host to a guest: [tcp|udp]:[HOSTADDR]:PORT-[GUESTADDR]:PORT, as in \
+                     tcp::2222-:22. Several ports are FIRST-LAST on both sides, as in tcp::8000-8010-:8000-8010; the \
+                     guest's may be named by the first alone. IPv6 addresses have brackets, as in \
+                     tcp:[::1]:8080-[fec0::100]:80, and the two may be of different families. \
+                     unix:PATH-[GUESTADDR]:PORT leads connections to a Unix socket inside. Without HOSTADDR it is \
+                     0.0.0.0, for IPv4 alone, as [::] is for IPv6; without GUESTADDR it is the namespace's IPv4 \
+                     address, or the first lease. May be repeated.",
                 )
                 .takes("RULE", Value::Text)
                 .repeatable(),
@@ -437,9 +437,12 @@ pub static SLIRP: Program = Program {
                 OptionSpec::new(&["ready-fd"], "Write 1 to this descriptor when everything is set up, and close it.")
                     .short('r')
                     .takes("FD", Value::Text),
-                OptionSpec::new(&["exit-fd"], "End when this descriptor has something to read, or its other end closes.")
-                    .short('e')
-                    .takes("FD", Value::Text),
+                OptionSpec::new(
+                    &["exit-fd"],
+                    "End when this descriptor has something to read, or its other end closes.",
+                )
+                .short('e')
+                .takes("FD", Value::Text),
                 OptionSpec::new(&["pcap"], "Capture every frame to this file, for tcpdump and Wireshark.")
                     .takes("FILE", Value::File),
                 OptionSpec::new(&["status"], "Print the flows of the slirp that has this API socket, and its drops.")
@@ -533,8 +536,9 @@ mod tests {
     #[test]
     fn every_key_of_qemus_is_an_option() {
         let plan = plan(
-            "--tftp /srv --bootfile a.ipxe --tftp-server-name boot --guestfwd ::25-cmd:cat --smb /srv/share --smbserver \
-             10.0.2.9 --ipv6-dns fec0::9 --outbound-addr6 2001:db8::1 --hostfwd tcp:[::1]:1-[fec0::15]:2 null://",
+            "--tftp /srv --bootfile a.ipxe --tftp-server-name boot --guestfwd ::25-cmd:cat --smb /srv/share \
+             --smbserver 10.0.2.9 --ipv6-dns fec0::9 --outbound-addr6 2001:db8::1 --hostfwd tcp:[::1]:1-[fec0::15]:2 \
+             null://",
         );
         assert_eq!((plan.nat.tftp.unwrap(), plan.nat.smb.unwrap()), ("/srv".into(), "/srv/share".into()));
         assert_eq!(

@@ -4,8 +4,8 @@
 //! back: this process stays where it is, and the descriptor works here. As an unprivileged user it enters the user namespace
 //! that owns the network namespace first (user_namespaces(7)): there it may do all of this.
 //!
-//! IPv4 addresses are set by netdevice(7)'s ioctls, as `link::tap` sets the MTU; those of IPv6 by `rtnetlink`. The kernel
-//! may make more of them from the NAT's router advertisements.
+//! IPv4 addresses are set by netdevice(7)'s ioctls, as `link::tap` sets the MTU; those of IPv6 by `rtnetlink`. The
+//! kernel may make more of them from the NAT's router advertisements.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -113,7 +113,7 @@ pub enum NamespaceError {
     #[error(transparent)]
     Tap(#[from] TapError),
     /// What the interface was to be given.
-    #[error("{interface}: cannot {act}: {}", link::reason(.source))]
+    #[error("{interface}: cannot {act}: {}{}", link::reason(.source), setup_hint(.source))]
     Setup {
         /// The interface.
         interface: String,
@@ -139,6 +139,13 @@ fn entering_hint(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
         Some(libc::EPERM) => ": it belongs to another user; run as that user, or as root",
         Some(libc::EINVAL) => ": that is no such namespace",
+        _ => "",
+    }
+}
+
+fn setup_hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EACCES) => ": IPv6 is off there (sysctl net.ipv6.conf.default.disable_ipv6)",
         _ => "",
     }
 }

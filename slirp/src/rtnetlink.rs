@@ -3,8 +3,8 @@
 //! Not netdevice(7)'s ioctls, as for IPv4: they cannot say that nobody has to be asked whether an address is free. The
 //! kernel would not use it for the first second or two (RFC 4862 §5.4), and on a new TAP there is nobody but the NAT.
 //!
-//! A request is an `nlmsghdr` (netlink(7)), a struct of the request's, and attributes of two lengths, type, and value. All
-//! that these two need are multiples of four bytes, so there is no padding. The answer is an `nlmsghdr` and an error code.
+//! A request is an `nlmsghdr` (netlink(7)), a struct of the request's, and attributes of length, type, and value. Every
+//! value here is a multiple of four bytes long, so there is no padding. The answer is an `nlmsghdr` and an error code.
 
 use std::io;
 use std::net::Ipv6Addr;

@@ -681,6 +681,27 @@ fn a_sender_of_the_other_family_appears_as_the_gateway() {
 }
 
 #[test]
+fn senders_that_appear_as_the_gateway_are_told_apart() {
+    let forwards = vec!["udp:[::]:5353-:53".parse().unwrap()];
+    let mut lab = Lab::with(Config { forwards, ..Config::default() }, Model::default());
+    let id = SocketId { kind: Kind::Forward, index: 0 };
+    let senders = ["[2001:db8::7]:777", "[2001:db8::8]:777", "[2001:db8::7]:777"].map(|sender| sender.parse().unwrap());
+    let ports = senders.map(|sender| {
+        lab.host().datagrams.get_mut(&id).unwrap().inbound.push_back((b"question".to_vec(), sender));
+        lab.nat.ready(lab.now, readiness(id));
+        lab.step();
+        let (_, from, _, udp) = parse(&lab.guest.others.pop_front().unwrap());
+        assert_eq!(from, GATEWAY);
+        u16::from_be_bytes([udp[0], udp[1]])
+    });
+    assert!(ports[0] == 777 && ports[1] != 777 && ports[2] == 777, "{ports:?}");
+    for (port, sender) in ports.into_iter().zip(senders) {
+        lab.exchange(datagram(53, to(GATEWAY, port), b"answer"));
+        assert_eq!(lab.host().sent.last().unwrap().2, sender);
+    }
+}
+
+#[test]
 fn an_error_of_the_other_family_is_not_passed_on() {
     let forwards = vec!["udp:[::]:5353-:53".parse().unwrap()];
     let mut lab = Lab::with(Config { forwards, ..Config::default() }, Model::default());

@@ -132,7 +132,7 @@ impl Sockets {
         self
     }
 
-    /// Where what goes to addresses of a family leaves from: port 0 is any, an unspecified address is the system's choice.
+    /// Where what goes to addresses of a family leaves from; an unspecified address is the system's choice.
     fn source(&self, family: Family) -> SocketAddr {
         let address = match family {
             Family::V4 => self.source.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),

@@ -178,7 +178,8 @@ fn rules_with_ipv6_addresses_come_and_go_by_the_api() {
         let _slirp = start_as("slirp4netns", "-c -6 -a /run/api --netns-type=path /run/netns/inner tap0");
         let add = |arguments| ask(&json!({ "execute": "add_hostfwd", "arguments": arguments }).to_string());
         let rules = [
-            json!({ "proto": "tcp", "host_addr": "::1", "host_port": 8080, "guest_addr": "fd00::100", "guest_port": 80 }),
+            json!({ "proto": "tcp", "host_addr": "::1", "host_port": 8080, "guest_addr": "fd00::100",
+                    "guest_port": 80 }),
             json!({ "proto": "tcp6", "host_port": 8081, "guest_port": 80 }),
             json!({ "proto": "tcp", "host_addr": "2001:db8::1", "host_port": 8082, "guest_addr": "10.0.2.100",
                     "guest_port": 80 }),

@@ -456,9 +456,9 @@ fn what_cannot_be_is_one_line_and_a_status() {
             ("--outbound-addr6 192.0.2.1 null://", 1, "slirp: --outbound-addr6: '192.0.2.1' is no IPv6 address"),
             ("--tftp /run/none null://", 1, "slirp: tftp=/run/none: No such file or directory"),
             (
-                "--ipv6 on --netns /run/netns/inner tap1",
+                "--ipv4 off --ipv6 on --netns /run/netns/inner tap1",
                 1,
-                "slirp: tap1: cannot set the IPv6 address: Permission denied",
+                "slirp: tap1: cannot set the IPv6 address: Permission denied: IPv6 is off",
             ),
             (
                 "--ipv6 off --hostfwd tcp::1-[fec0::15]:1 null://",
