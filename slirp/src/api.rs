@@ -7,12 +7,16 @@
 //! | `{"execute":"remove_hostfwd","arguments":{"id":N}}` | `{"return":{}}` |
 //! | `{"execute":"list_flows"}`, which is ours | `{"return":{"flows":[…],"drops":{REASON:FRAMES}}}` |
 //!
+//! `proto` is `tcp` or `udp`, which may end in `4` or `6`: with a `6`, or an IPv6 `host_addr`, a rule without
+//! `guest_addr` leads to the namespace's IPv6 address, else to the IPv4 one. Without `host_addr` it is 0.0.0.0, or `::`
+//! with a `6`.
+//!
 //! What cannot be is answered by `{"error":{"desc":TEXT}}`. A request is complete when it is valid JSON, or when the client
 //! sends no more, and has less than 4096 bytes. Nothing here blocks: an answer goes out as the client takes it.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -21,6 +25,8 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use nat::{Entrance, Forward, ForwardId, Host, Nat, Protocol};
 use serde_json::{Value, json};
+
+use crate::cli::DefaultGuest;
 
 /// Bytes that a request is shorter than.
 const MAX_REQUEST: usize = 4096;
@@ -34,7 +40,7 @@ pub(crate) struct Api {
     listener: UnixListener,
     file: SocketFile,
     /// Where rules lead that name no guest.
-    guest: Ipv4Addr,
+    guest: DefaultGuest,
     /// The oldest first.
     clients: VecDeque<Client>,
     /// The listener's token; those who connect get the tokens above.
@@ -62,7 +68,7 @@ impl Api {
     ///
     /// # Errors
     /// Somebody listens there, something else is in the way, the path is too long, or there is no permission.
-    pub(crate) fn open(path: &Path, guest: Ipv4Addr) -> Result<Self, SocketError> {
+    pub(crate) fn open(path: &Path, guest: DefaultGuest) -> Result<Self, SocketError> {
         const MODE: u32 = 0o600;
         let absolute: PathBuf = std::path::absolute(path).map_err(socket_file::system("find", path))?;
         let (fd, file) = socket_file::listen(absolute, MODE, None, 8)?;
@@ -178,14 +184,14 @@ fn error(desc: &str) -> Value {
 }
 
 /// Does what a request asks for.
-fn answer<H: Host>(nat: &mut Nat<H>, guest: Ipv4Addr, now: Instant, request: &[u8]) -> Value {
+fn answer<H: Host>(nat: &mut Nat<H>, guest: DefaultGuest, now: Instant, request: &[u8]) -> Value {
     match execute(nat, guest, now, request) {
         Ok(answer) => json!({ "return": answer }),
         Err(desc) => error(&format!("bad request: {desc}")),
     }
 }
 
-fn execute<H: Host>(nat: &mut Nat<H>, guest: Ipv4Addr, now: Instant, request: &[u8]) -> Result<Value, String> {
+fn execute<H: Host>(nat: &mut Nat<H>, guest: DefaultGuest, now: Instant, request: &[u8]) -> Result<Value, String> {
     let request: Value = serde_json::from_slice(request).map_err(|_| "cannot parse JSON")?;
     let arguments = &request["arguments"];
     match request["execute"].as_str().ok_or("no execute found")? {
@@ -203,10 +209,15 @@ fn execute<H: Host>(nat: &mut Nat<H>, guest: Ipv4Addr, now: Instant, request: &[
     }
 }
 
-fn add<H: Host>(nat: &mut Nat<H>, guest: Ipv4Addr, arguments: &Value) -> Result<Value, String> {
-    let proto = arguments["proto"].as_str().filter(|proto| ["tcp", "udp"].contains(proto));
-    let proto = proto.ok_or("bad arguments.proto")?;
-    let address = |key: &str, default: Ipv4Addr| match arguments[key].as_str().unwrap_or_default() {
+fn add<H: Host>(nat: &mut Nat<H>, guest: DefaultGuest, arguments: &Value) -> Result<Value, String> {
+    let (protocol, any, is_ipv6) = match arguments["proto"].as_str() {
+        Some("tcp" | "tcp4") => (Protocol::Tcp, IpAddr::V4(Ipv4Addr::UNSPECIFIED), false),
+        Some("udp" | "udp4") => (Protocol::Udp, Ipv4Addr::UNSPECIFIED.into(), false),
+        Some("tcp6") if guest.ipv6.is_some() => (Protocol::Tcp, Ipv6Addr::UNSPECIFIED.into(), true),
+        Some("udp6") if guest.ipv6.is_some() => (Protocol::Udp, Ipv6Addr::UNSPECIFIED.into(), true),
+        _ => return Err("bad arguments.proto".to_owned()),
+    };
+    let address = |key: &str, default: IpAddr| match arguments[key].as_str().unwrap_or_default() {
         "" => Ok(default),
         text => text.parse().map_err(|_| format!("bad arguments.{key}")),
     };
@@ -214,9 +225,14 @@ fn add<H: Host>(nat: &mut Nat<H>, guest: Ipv4Addr, arguments: &Value) -> Result<
         let port = arguments[key].as_u64().and_then(|port| u16::try_from(port).ok()).filter(|&port| port != 0);
         port.ok_or_else(|| format!("bad arguments.{key}"))
     };
-    let (host, host_port) = (address("host_addr", Ipv4Addr::UNSPECIFIED)?, port("host_port")?);
+    let (host, host_port) = (address("host_addr", any)?, port("host_port")?);
+    let guest = match guest.ipv6 {
+        Some(guest) if is_ipv6 || host.is_ipv6() => guest.into(),
+        _ => guest.ipv4.into(),
+    };
     let (guest, guest_port) = (address("guest_addr", guest)?, port("guest_port")?);
-    let rule: Forward = format!("{proto}:{host}:{host_port}-{guest}:{guest_port}").parse()?;
+    let host = Entrance::Port(SocketAddr::new(host, host_port));
+    let rule = Forward { protocol, host, guest: (Some(guest), guest_port) };
     let id = nat.add_forward(rule).map_err(|error| {
         log::warn!("{error}");
         format!("slirp_add_hostfwd failed: {error}")

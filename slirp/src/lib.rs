@@ -6,6 +6,7 @@
 //! | `slirp4netns` | the command line under that name |
 //! | `setup` | from a plan to a running NAT |
 //! | `namespace` | a TAP in another process's network namespace |
+//! | `rtnetlink` | IPv6 addresses and routes for it |
 //! | `router` | the event loop between the NAT and its link |
 //! | `api` | the socket by which rules are changed and flows are shown |
 //! | `status` | who asks there: `slirp --status` |
@@ -16,6 +17,7 @@ mod api;
 pub mod cli;
 mod namespace;
 mod router;
+mod rtnetlink;
 pub mod setup;
 mod slirp4netns;
 pub mod status;

@@ -4,24 +4,27 @@
 //! back: this process stays where it is, and the descriptor works here. As an unprivileged user it enters the user namespace
 //! that owns the network namespace first (user_namespaces(7)): there it may do all of this.
 //!
-//! Addresses are set by netdevice(7)'s ioctls, as `link::tap` sets the MTU. IPv6 needs nothing here: the kernel makes its
-//! addresses and routes from the NAT's router advertisements.
+//! IPv4 addresses are set by netdevice(7)'s ioctls, as `link::tap` sets the MTU; those of IPv6 by `rtnetlink`. The
+//! kernel may make more of them from the NAT's router advertisements.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use link::{MacAddr, Tap, TapError};
+use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
 };
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
+
+use crate::rtnetlink::Rtnetlink;
 
 /// Where to make a TAP, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,14 +53,36 @@ pub enum Where {
 pub struct Setup {
     /// Its MTU, in bytes.
     pub mtu: u16,
+    /// Its Ethernet address, if the kernel is not to choose.
+    pub mac: Option<MacAddr>,
+    /// IPv4, if it is to have any.
+    pub ipv4: Option<Setup4>,
+    /// IPv6, if it is to have any.
+    pub ipv6: Option<Setup6>,
+}
+
+/// An interface's IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup4 {
     /// Its address.
     pub address: Ipv4Addr,
     /// Its netmask.
     pub mask: Ipv4Addr,
     /// Where the default route leads.
     pub gateway: Ipv4Addr,
-    /// Its Ethernet address, if the kernel is not to choose.
-    pub mac: Option<MacAddr>,
+}
+
+/// An interface's IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup6 {
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// Bits of its network part.
+    pub prefix: u8,
+    /// Where the default route leads.
+    pub gateway: Ipv6Addr,
+    /// Whether a namespace without IPv6 is an error, and not just left without.
+    pub required: bool,
 }
 
 /// Why there is no TAP in a namespace.
@@ -88,7 +113,7 @@ pub enum NamespaceError {
     #[error(transparent)]
     Tap(#[from] TapError),
     /// What the interface was to be given.
-    #[error("{interface}: cannot {act}: {}", link::reason(.source))]
+    #[error("{interface}: cannot {act}: {}{}", link::reason(.source), setup_hint(.source))]
     Setup {
         /// The interface.
         interface: String,
@@ -114,6 +139,13 @@ fn entering_hint(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
         Some(libc::EPERM) => ": it belongs to another user; run as that user, or as root",
         Some(libc::EINVAL) => ": that is no such namespace",
+        _ => "",
+    }
+}
+
+fn setup_hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EACCES) => ": IPv6 is off there (sysctl net.ipv6.conf.default.disable_ipv6)",
         _ => "",
     }
 }
@@ -218,10 +250,7 @@ impl Files {
 impl Setup {
     fn apply(&self, tap: &mut Tap) -> Result<(), NamespaceError> {
         let name = tap.interface().to_owned();
-        let failed = |act| {
-            let interface = name.clone();
-            move |source| NamespaceError::Setup { interface, act, source }
-        };
+        let failed = failed(&name);
         let control = socket().map_err(failed("make a socket"))?;
         let control = control.as_fd();
         let mut lo = request("lo");
@@ -234,7 +263,15 @@ impl Setup {
         }
         tap.set_mtu(self.mtu)?;
         tap.set_up(true)?;
-        let mut change = request(&name);
+        self.ipv4.map_or(Ok(()), |ipv4| ipv4.apply(&name, control))?;
+        self.ipv6.map_or(Ok(()), |ipv6| ipv6.apply(&name))
+    }
+}
+
+impl Setup4 {
+    fn apply(&self, name: &str, control: BorrowedFd<'_>) -> Result<(), NamespaceError> {
+        let failed = failed(name);
+        let mut change = request(name);
         change.ifr_ifru.ifru_addr = address(self.address);
         tell(control, libc::SIOCSIFADDR, &mut change).map_err(failed("set the address"))?;
         change.ifr_ifru.ifru_netmask = address(self.mask);
@@ -246,6 +283,32 @@ impl Setup {
         route.rt_genmask = address(Ipv4Addr::UNSPECIFIED);
         route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
         tell(control, libc::SIOCADDRT, &mut route).map_err(failed("set the default route"))
+    }
+}
+
+impl Setup6 {
+    fn apply(&self, name: &str) -> Result<(), NamespaceError> {
+        let failed = failed(name);
+        let index = if_nametoindex(name).map_err(|error| failed("find the interface")(error.into()))?;
+        let rtnetlink = Rtnetlink::open().map_err(failed("make a socket"))?;
+        match rtnetlink.add_address(index, self.address, self.prefix) {
+            // What the kernel says where there is no IPv6, and where it is turned off (ip-sysctl: disable_ipv6).
+            Err(error) if !self.required && matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EACCES)) => {
+                log::info!("{name}: there is no IPv6: {}", link::reason(&error));
+                return Ok(());
+            }
+            outcome => outcome.map_err(failed("set the IPv6 address"))?,
+        }
+        rtnetlink.add_default_route(index, self.gateway).map_err(failed("set the IPv6 default route"))
+    }
+}
+
+/// The error of what was to be done to this interface.
+fn failed(name: &str) -> impl Fn(&'static str) -> Box<dyn FnOnce(io::Error) -> NamespaceError> {
+    let name = name.to_owned();
+    move |act| {
+        let interface = name.clone();
+        Box::new(move |source| NamespaceError::Setup { interface, act, source })
     }
 }
 

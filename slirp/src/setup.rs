@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -41,7 +41,8 @@ pub fn run(plan: Plan) -> anyhow::Result<()> {
     let confinement = if plan.confine { confinement(&plan) } else { None };
     let files = files(&plan);
     let source = plan.source.map(address_of).transpose()?;
-    let sockets = Sockets::new()?.with_source(source).prepare(&plan.nat)?;
+    let source6 = plan.source6.map(address6_of).transpose()?;
+    let sockets = Sockets::new()?.with_source(source).with_source6(source6).prepare(&plan.nat)?;
     let nat = Nat::new(plan.nat, sockets, random(), Instant::now())?;
     let mut link: Box<dyn Link> = match plan.end {
         End::Link(spec) => spec.open()?,
@@ -132,14 +133,35 @@ fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
 }
 
 fn address_of(source: Source) -> anyhow::Result<Ipv4Addr> {
+    let address = own_address(&source, |address| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    })?;
+    address.ok_or_else(|| anyhow!("--outbound-addr: '{source}' is no IPv4 address, and no interface that has one"))
+}
+
+fn address6_of(source: Source) -> anyhow::Result<Ipv6Addr> {
+    let address = own_address(&source, |address| match address {
+        // A link-local address is of use on one link alone.
+        IpAddr::V6(address) => Some(address).filter(|address| !address.is_unicast_link_local()),
+        IpAddr::V4(_) => None,
+    })?;
+    address.ok_or_else(|| anyhow!("--outbound-addr6: '{source}' is no IPv6 address, and no interface that has one"))
+}
+
+/// The first address that is wanted.
+fn own_address<A>(source: &Source, wanted: impl Fn(IpAddr) -> Option<A>) -> anyhow::Result<Option<A>> {
     let name = match source {
-        Source::Address(address) => return Ok(address),
+        Source::Address(address) => return Ok(wanted(*address)),
         Source::Interface(name) => name,
     };
     let interfaces = getifaddrs().map_err(|error| failed(&"list of interfaces")(error.into()))?;
-    let own = interfaces.filter(|interface| interface.interface_name == name);
-    let address = own.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip())).next();
-    address.ok_or_else(|| anyhow!("--outbound-addr: '{name}' is no IPv4 address, and no interface that has one"))
+    let own = interfaces.filter(|interface| interface.interface_name == *name).filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+    });
+    Ok(own.filter_map(wanted).next())
 }
 
 /// 64 bits of the operating system's randomness, by way of the keys of the standard library's hash tables.

@@ -4,7 +4,7 @@
 //! Documented in: slirp4netns(1). What it differs in: the TAP's name may be left out, `--enable-sandbox` and
 //! `--enable-seccomp` change nothing, and there is no `--target-type=bess`.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use link::MacAddr;
@@ -12,7 +12,10 @@ use nat::Config;
 use program::help;
 use program::options::{Item, Operand, OptionSpec, Program, Style, Topic, Value};
 
-use crate::cli::{Common, End, Invocation, Namespace, Setup, UsageError, Where, descriptor, new_network, source};
+use crate::cli::{
+    Common, DefaultGuest, End, Invocation, Namespace, Setup, Setup4, UsageError, Where, descriptor, new_network,
+    setup6_of, source,
+};
 
 /// The version of slirp4netns whose options these are.
 const VERSION: &str = "1.3.2";
@@ -52,8 +55,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Invocatio
             "disable-host-loopback" => loopback = false,
             "netns-type" => is_path = Some(netns_type(&value)?),
             "userns-path" => user = Some(PathBuf::from(value)),
-            "outbound-addr" => common.source = Some(source(value)),
-            "outbound-addr6" => return Err(UsageError::Refused("--outbound-addr6 is not offered")),
+            "outbound-addr" => common.source = Some(source::<Ipv4Addr>(value)),
+            "outbound-addr6" => common.source6 = Some(source::<Ipv6Addr>(value)),
             "disable-dns" => dns = false,
             "macaddress" => {
                 mac = Some(value.parse().map_err(|_| said(format!("\"{value}\" is an invalid MAC address.")))?);
@@ -73,6 +76,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Invocatio
     network.options.push("net", format!("{}/{}", cidr.network, cidr.prefix));
     network.options.push("host-loopback", switch(loopback));
     network.options.push("ipv6", switch(ipv6));
+    network.options.push("ipv6-net", "fd00::/64".to_owned());
     let mut nat = Config::from_locator(&network)?;
     nat.dns_relay = dns;
 
@@ -88,10 +92,12 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Invocatio
         return Err(UsageError::Unexpected(word));
     }
     let address = cidr.host(100);
-    let setup = Setup { mtu: nat.mtu, address, mask: nat.network.mask(), gateway: nat.gateway, mac };
-    common.announcement = Some(announcement(&nat, &common, setup));
+    let ipv4 = Setup4 { address, mask: nat.network.mask(), gateway: nat.gateway };
+    let setup = Setup { mtu: nat.mtu, mac, ipv4: Some(ipv4), ipv6: setup6_of(&nat, true) };
+    common.announcement = Some(announcement(&nat, &common, setup, address));
     let namespace = Namespace { net, user, interface, setup: configure.then_some(setup) };
-    common.plan(nat, End::Namespace(Box::new(namespace)), address)
+    let guest = DefaultGuest::of(&setup, &nat);
+    common.plan(nat, End::Namespace(Box::new(namespace)), guest)
 }
 
 /// Words of slirp4netns's.
@@ -149,7 +155,7 @@ fn version() -> String {
 }
 
 /// What it says when it starts.
-fn announcement(nat: &Config, common: &Common, setup: Setup) -> String {
+fn announcement(nat: &Config, common: &Common, setup: Setup, address: Ipv4Addr) -> String {
     let mut lines = vec![
         "Starting slirp".to_owned(),
         format!("* MTU:             {}", nat.mtu),
@@ -159,8 +165,16 @@ fn announcement(nat: &Config, common: &Common, setup: Setup) -> String {
         format!("* DNS:             {}", nat.dns),
         format!("* DHCP begin:      {}", nat.dhcp_start),
         format!("* DHCP end:        {}", nat.lease(nat::LEASES - 1)),
-        format!("* Recommended IP:  {}", setup.address),
+        format!("* Recommended IP:  {address}"),
     ];
+    if let (Some(net), Some(ipv6)) = (&nat.ipv6, setup.ipv6) {
+        lines.extend([
+            format!("* IPv6 network:    {}", net.network),
+            format!("* IPv6 gateway:    {}", net.gateway),
+            format!("* IPv6 DNS:        {}", net.dns),
+            format!("* IPv6 address:    {}", ipv6.address),
+        ]);
+    }
     lines.extend(common.api.as_ref().map(|path| format!("* API Socket:      {}", path.display())));
     lines.extend(setup.mac.map(|mac: MacAddr| format!("* MAC address:     {mac}")));
     if nat.host_loopback {
@@ -200,7 +214,8 @@ pub static PROGRAM: Program = Program {
                 .short('r')
                 .takes("FD", Value::Text),
             OptionSpec::new(&["mtu"], "The MTU (default 1500, at most 65521).").short('m').takes("MTU", Value::Text),
-            OptionSpec::new(&["enable-ipv6"], "Have IPv6, too.").short('6'),
+            OptionSpec::new(&["enable-ipv6"], "Have IPv6, too: fd00::/64, router ::2, DNS ::3, the TAP ::100.")
+                .short('6'),
             OptionSpec::new(&["api-socket"], "Take requests at this socket.").short('a').takes("PATH", Value::File),
             OptionSpec::new(&["cidr"], "The network (default 10.0.2.0/24).").takes("CIDR", Value::Text),
             OptionSpec::new(&["disable-host-loopback"], "Keep the host's 127.0.0.1 out of reach."),
@@ -211,7 +226,7 @@ pub static PROGRAM: Program = Program {
             OptionSpec::new(&["enable-seccomp"], "The same."),
             OptionSpec::new(&["outbound-addr"], "Send what comes from the namespace from this address of the host.")
                 .takes("IPv4|INTERFACE", Value::Text),
-            OptionSpec::new(&["outbound-addr6"], "Not offered.").takes("IPv6|INTERFACE", Value::Text),
+            OptionSpec::new(&["outbound-addr6"], "The same for IPv6.").takes("IPv6|INTERFACE", Value::Text),
             OptionSpec::new(&["disable-dns"], "Have no name server."),
             OptionSpec::new(&["macaddress"], "The TAP's Ethernet address, with --configure.").takes("MAC", Value::Text),
             OptionSpec::new(&["target-type"], "Only netns is offered.").takes("TYPE", Value::Choice(&["netns"])),
@@ -255,7 +270,18 @@ mod tests {
         assert_eq!((plan.ready, plan.exit), (Some(3), Some(4)));
         let End::Namespace(namespace) = plan.end else { panic!() };
         assert_eq!((namespace.net, namespace.interface.as_str()), (Where::Process(77), "tap0"));
-        assert_eq!(namespace.setup.unwrap().address, Ipv4Addr::new(10, 0, 2, 100));
+        assert_eq!(namespace.setup.unwrap().ipv4.unwrap().address, Ipv4Addr::new(10, 0, 2, 100));
+        assert_eq!((plan.nat.ipv6, namespace.setup.unwrap().ipv6), (None, None));
+    }
+
+    #[test]
+    fn ipv6_is_had_when_it_is_asked_for() {
+        let plan = plan("-c -6 77 tap0");
+        let End::Namespace(namespace) = plan.end else { panic!() };
+        let ipv6 = namespace.setup.unwrap().ipv6.unwrap();
+        assert_eq!((ipv6.address.to_string().as_str(), ipv6.prefix, ipv6.required), ("fd00::100", 64, true));
+        assert_eq!(ipv6.gateway.to_string(), "fd00::2");
+        assert!(plan.announcement.unwrap().contains("* IPv6 DNS:        fd00::3"));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -181,7 +181,7 @@ impl Host for Model {
         Ok(true)
     }
 
-    fn listen(&mut self, _: SocketId, at: SocketAddrV4) -> io::Result<SocketAddrV4> {
+    fn listen(&mut self, _: SocketId, at: SocketAddr) -> io::Result<SocketAddr> {
         Ok(at)
     }
 
@@ -189,7 +189,7 @@ impl Host for Model {
         Ok(())
     }
 
-    fn accept(&mut self, _: SocketId, _: SocketId) -> io::Result<SocketAddrV4> {
+    fn accept(&mut self, _: SocketId, _: SocketId) -> io::Result<SocketAddr> {
         blocked()
     }
 
@@ -207,15 +207,15 @@ impl Host for Model {
 
     fn finish(&mut self, _: SocketId) {}
 
-    fn datagram(&mut self, _: SocketId, _: Datagram) -> io::Result<SocketAddrV4> {
-        Ok(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 5000))
+    fn datagram(&mut self, _: SocketId, _: Datagram) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5000)))
     }
 
     fn receive_from(&mut self, _: SocketId, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         if std::mem::take(&mut self.datagrams) == 0 {
             return blocked();
         }
-        Ok((PAYLOAD.min(buffer.len()), SocketAddrV4::new(REMOTE, 80).into()))
+        Ok((PAYLOAD.min(buffer.len()), SocketAddr::from((REMOTE, 80))))
     }
 
     fn send_to(&mut self, _: SocketId, data: &[u8], _: SocketAddr, _: Option<u8>) -> io::Result<()> {

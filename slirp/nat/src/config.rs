@@ -5,11 +5,15 @@
 //! `host-loopback`, whether the gateway's address leads to the host's loopback. It is on, as QEMU has it: a guest then
 //! reaches every service that listens on 127.0.0.1 or ::1.
 //!
+//! In a `hostfwd` IPv6 addresses stand in brackets, and the two addresses may be of different families:
+//! `tcp:[::1]:8080-[fec0::15]:80`, `tcp:[::]:8080-:80`. An empty host address is 0.0.0.0, as QEMU has it, and `[::]` is
+//! IPv6 alone, so both may have one port. An empty guest address is the first IPv4 lease.
+//!
 //! Invariant: in a `Config` the gateway, the name server, the addresses of guest forwarding and all leases are different host
 //! addresses of the network, in each family; and at least one family is on.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -204,8 +208,8 @@ pub enum Protocol {
 /// Where the host waits for what is to be forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entrance {
-    /// At a port; the unspecified address means every interface.
-    Port(SocketAddrV4),
+    /// At a port; an unspecified address means every interface, in its own family alone.
+    Port(SocketAddr),
     /// At a Unix socket with this path, for connections.
     Path(PathBuf),
 }
@@ -226,14 +230,15 @@ pub struct Forward {
     pub protocol: Protocol,
     /// Where the host listens.
     pub host: Entrance,
-    /// Where the guest listens; no address means that of the first lease.
-    pub guest: (Option<Ipv4Addr>, u16),
+    /// Where the guest listens; no address means that of the first IPv4 lease.
+    pub guest: (Option<IpAddr>, u16),
 }
 
 impl FromStr for Forward {
     type Err = String;
 
-    /// QEMU's spelling: `[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`, or `unix:path-[guestaddr]:guestport`.
+    /// QEMU's spelling: `[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`, or `unix:path-[guestaddr]:guestport`; an
+    /// IPv6 address has brackets.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some(rest) = text.strip_prefix("unix:") {
             return unix_forward(rest);
@@ -246,12 +251,12 @@ impl FromStr for Forward {
             _ => return Err(expected()),
         };
         let (host, guest) = rest.split_once('-').ok_or_else(expected)?;
-        let (host_address, host_port) = host.split_once(':').ok_or_else(expected)?;
-        let (guest_address, guest_port) = guest.split_once(':').ok_or_else(expected)?;
-        let host_address = optional_address(host_address)?.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let (host_address, host_port) = host.rsplit_once(':').ok_or_else(expected)?;
+        let (guest_address, guest_port) = guest.rsplit_once(':').ok_or_else(expected)?;
+        let host_address = optional_address(host_address)?.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         Ok(Self {
             protocol,
-            host: Entrance::Port(SocketAddrV4::new(host_address, port(host_port)?)),
+            host: Entrance::Port(SocketAddr::new(host_address, port(host_port)?)),
             guest: (optional_address(guest_address)?, port(guest_port)?),
         })
     }
@@ -263,11 +268,15 @@ impl fmt::Display for Forward {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         };
-        let part = |address: Option<Ipv4Addr>| address.map(|a| a.to_string()).unwrap_or_default();
+        let part = |address: Option<IpAddr>| match address {
+            Some(IpAddr::V4(address)) => address.to_string(),
+            Some(IpAddr::V6(address)) => format!("[{address}]"),
+            None => String::new(),
+        };
         match &self.host {
             Entrance::Path(path) => write!(f, "unix:{}", path.display())?,
             Entrance::Port(host) => {
-                let address = Some(*host.ip()).filter(|address| !address.is_unspecified());
+                let address = Some(host.ip()).filter(|&address| address != Ipv4Addr::UNSPECIFIED);
                 write!(f, "{protocol}:{}:{}", part(address), host.port())?;
             }
         }
@@ -284,10 +293,20 @@ fn unix_forward(text: &str) -> Result<Forward, String> {
     Ok(Forward { protocol: Protocol::Tcp, host: Entrance::Path(path.into()), guest })
 }
 
-fn optional_address(text: &str) -> Result<Option<Ipv4Addr>, String> {
-    match text {
-        "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| format!("'{text}' is not an IPv4 address")),
+fn optional_address(text: &str) -> Result<Option<IpAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if let Some(inner) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        return inner
+            .parse()
+            .map(|a: Ipv6Addr| Some(a.into()))
+            .map_err(|_| format!("'{inner}' is not an IPv6 address"));
+    }
+    match text.parse() {
+        Ok(IpAddr::V4(address)) => Ok(Some(address.into())),
+        Ok(IpAddr::V6(_)) => Err(format!("'{text}': an IPv6 address has brackets, as in [{text}]")),
+        Err(_) => Err(format!("'{text}' is not an IPv4 address")),
     }
 }
 
@@ -448,8 +467,20 @@ impl Config {
 
     /// The guest's address that a forwarding rule without one means.
     #[must_use]
-    pub fn forward_target(&self, forward: &Forward) -> SocketAddrV4 {
-        SocketAddrV4::new(forward.guest.0.unwrap_or(self.dhcp_start), forward.guest.1)
+    pub fn forward_target(&self, forward: &Forward) -> SocketAddr {
+        SocketAddr::new(forward.guest.0.unwrap_or(self.dhcp_start.into()), forward.guest.1)
+    }
+
+    /// Why no guest can have the address to which a forwarding rule leads, if so.
+    pub(crate) fn forward_fault(&self, forward: &Forward) -> Option<String> {
+        let strange = |network: &dyn fmt::Display| Some(format!("the guest's address is not in {network}"));
+        match (self.forward_target(forward).ip(), &self.ipv6) {
+            (IpAddr::V4(_), _) if !self.ipv4 => Some("it leads to an IPv4 address, and ipv4 is off".to_owned()),
+            (IpAddr::V4(address), _) if !self.network.is_host(address) => strange(&self.network),
+            (IpAddr::V6(_), None) => Some("it leads to an IPv6 address, and ipv6 is off".to_owned()),
+            (IpAddr::V6(address), Some(net)) if !net.network.is_host(address) => strange(&net.network),
+            _ => None,
+        }
     }
 
     /// The address in lease `number`, 0 to 15.
@@ -508,12 +539,7 @@ impl Config {
     fn take_forwards(&mut self, options: &mut Options) -> Result<(), LocatorError> {
         for text in options.take_all("hostfwd") {
             let rules = Forward::parse_all(&text).map_err(|why| options.bad_value("hostfwd", &text, &why))?;
-            if !self.ipv4 {
-                return Err(options.bad_value("hostfwd", &text, &"rules lead to IPv4 addresses, and ipv4 is off"));
-            }
-            let is_strange = |rule: &Forward| rule.guest.0.is_some_and(|guest| !self.network.is_host(guest));
-            if rules.iter().any(is_strange) {
-                let why = format!("the guest's address is not in {}", self.network);
+            if let Some(why) = rules.iter().find_map(|rule| self.forward_fault(rule)) {
                 return Err(options.bad_value("hostfwd", &text, &why));
             }
             self.forwards.extend(rules);
@@ -665,6 +691,23 @@ mod tests {
     }
 
     #[test]
+    fn rules_of_both_families_come_back_as_they_were_said() {
+        for rule in [
+            "tcp:[::1]:8080-[fec0::15]:80",
+            "udp:[::]:53-:53",
+            "tcp::80-[fec0::15]:80",
+            "udp:127.0.0.1:53-[fec0::15]:53",
+            "unix:/run/a-b:c-[fec0::15]:80",
+        ] {
+            assert_eq!(config(&format!("user,hostfwd={rule}")).unwrap().forwards[0].to_string(), rule);
+        }
+        assert!(
+            config("user,ipv4=off,hostfwd=tcp::22-[fec0::15]:22").is_ok(),
+            "where the host listens is its own matter"
+        );
+    }
+
+    #[test]
     fn a_moved_network_moves_the_defaults() {
         let config = config("user,net=172.16.0.0/12").unwrap();
         assert_eq!(config.gateway, Ipv4Addr::new(172, 16, 2, 2));
@@ -729,6 +772,13 @@ mod tests {
             ("user,hostfwd=tcp:22-22", "hostfwd=tcp:22-22"),
             ("user,hostfwd=tcp::0-:22", "'0' is not a port"),
             ("user,hostfwd=tcp::22-10.9.9.9:22", "not in 10.0.2.0/24"),
+            ("user,hostfwd=tcp:[::1]:22-[fd00::15]:22", "not in fec0::/64"),
+            ("user,hostfwd=tcp:[::1]:22-[fec0::]:22", "not in fec0::/64"),
+            ("user,ipv6=off,hostfwd=tcp::22-[fec0::15]:22", "ipv6 is off"),
+            ("user,hostfwd=tcp:::1:22-:22", "'::1': an IPv6 address has brackets, as in [::1]"),
+            ("user,hostfwd=tcp:[10.0.0.1]:22-:22", "'10.0.0.1' is not an IPv6 address"),
+            ("user,hostfwd=udp:[::1:22-:22", "'[::1' is not an IPv4 address"),
+            ("user,hostfwd=unix:/x-fec0::15:22", "has brackets"),
             ("user,hostfwd=unix:/x:22", "expected unix:path-"),
             ("user,hostfwd=unix:-:22", "expected unix:path-"),
         ] {

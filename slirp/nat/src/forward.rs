@@ -1,7 +1,7 @@
 //! The forwarding rules (`hostfwd`): host sockets that wait for connections and datagrams for a guest.
 //!
 //! A connection goes to `tcp`, a datagram to `udp`, which both let it appear to come from its sender's own address, or
-//! from the gateway's if the guest could not answer that one.
+//! from the gateway's if the guest could not answer that one: so it is where the sender is of another family.
 //!
 //! Rules come and go while the NAT runs. What goes with a rule is its socket and, for UDP, the right of the guest to
 //! answer by it; connections that it has brought stay.
@@ -10,13 +10,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use link::VnetHeader;
 
-use crate::arp;
-use crate::config::{Entrance, Forward, Network, Protocol};
+use crate::config::{Entrance, Forward, Protocol};
 use crate::env::{Env, Ready};
 use crate::host::{Datagram, Host, Kind, SocketId};
 use crate::tcp::Tcp;
@@ -39,12 +38,12 @@ pub enum ForwardError {
         source: io::Error,
     },
     /// No guest can have the address.
-    #[error("hostfwd={rule}: the guest's address is not in {network}")]
+    #[error("hostfwd={rule}: {why}")]
     Guest {
         /// The rule.
         rule: Forward,
-        /// The guests' network.
-        network: Network,
+        /// It is not in the guests' network, or its family is off.
+        why: String,
     },
 }
 
@@ -83,7 +82,7 @@ pub(crate) struct Forwards {
 struct Rule {
     id: ForwardId,
     protocol: Protocol,
-    guest: SocketAddrV4,
+    guest: SocketAddr,
     host: Entrance,
     listed: bool,
     armed: Option<Instant>,
@@ -147,10 +146,10 @@ impl Forwards {
 
     /// Sets up one more rule.
     pub(crate) fn add<H: Host>(&mut self, env: &mut Env<H>, rule: Forward) -> Result<ForwardId, ForwardError> {
-        let guest = env.config.forward_target(&rule);
-        if !env.config.network.is_host(*guest.ip()) {
-            return Err(ForwardError::Guest { rule, network: env.config.network });
+        if let Some(why) = env.config.forward_fault(&rule) {
+            return Err(ForwardError::Guest { rule, why });
         }
+        let guest = env.config.forward_target(&rule);
         // Each has a descriptor, so they are far fewer than 2^32.
         let place = self.free.last().copied().unwrap_or(self.rules.len() as u32);
         let socket = id(place);
@@ -195,7 +194,7 @@ impl Forwards {
             id: rule.id,
             protocol: rule.protocol,
             host: rule.host.clone(),
-            guest: rule.guest.into(),
+            guest: rule.guest,
         };
         let mut rules: Vec<_> = self.rules.iter().flatten().map(state).collect();
         rules.sort_by_key(|rule| rule.id);
@@ -241,10 +240,10 @@ impl Forwards {
     ) -> Option<(VnetHeader, usize)> {
         let rule = self.rule(place)?;
         rule.listed = false;
-        let Some(mac) = env.neighbours.get(*rule.guest.ip()) else {
+        let Some(mac) = env.neighbours.get(rule.guest.ip()) else {
             // The datagrams wait in the socket; those it has no room for, the system drops.
-            arp::ask(env, *rule.guest.ip());
-            rule.listed = env.neighbours.wait(*rule.guest.ip(), Ready::Forward(place));
+            env.ask(rule.guest.ip());
+            rule.listed = env.neighbours.wait(rule.guest.ip(), Ready::Forward(place));
             return None;
         };
         let target = udp::Rule { socket: id(place), guest: rule.guest };
@@ -278,6 +277,9 @@ mod tests {
         let expected = ["udp:127.0.0.1:8000-10.0.2.20:80", "udp:127.0.0.1:8001-10.0.2.20:81"];
         assert_eq!(rules("udp:127.0.0.1:8000-8001-10.0.2.20:80-81").unwrap(), expected);
         assert_eq!(rules("udp:127.0.0.1:8000-8001-10.0.2.20:80").unwrap(), expected);
+        let expected = ["tcp:[::]:8000-[fec0::15]:80", "tcp:[::]:8001-[fec0::15]:81"];
+        assert_eq!(rules("tcp:[::]:8000-8001-[fec0::15]:80").unwrap(), expected);
+        assert_eq!(rules("tcp:[::]:8000-8001-[fec0::15]:80-81").unwrap(), expected);
     }
 
     #[test]

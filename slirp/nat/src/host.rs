@@ -8,7 +8,7 @@
 //! Neighbours: `sockets` implements this with real sockets, the tests with a model.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use crate::guestfwd::Target;
@@ -65,8 +65,8 @@ impl Family {
 pub enum Datagram {
     /// UDP, on any address of one family and any port, for talking with everyone.
     Unbound(Family),
-    /// UDP, bound to this address (hostfwd).
-    Bound(SocketAddrV4),
+    /// UDP, bound to this address (hostfwd), in its family alone.
+    Bound(SocketAddr),
     /// UDP, connected to one address: only its datagrams arrive.
     Connected(SocketAddr),
     /// ICMP echo (`SOCK_DGRAM`, `IPPROTO_ICMP` or `IPPROTO_ICMPV6`; ping_group_range in icmp(7)).
@@ -125,11 +125,11 @@ pub trait Host {
     /// Why it failed.
     fn connected(&mut self, id: SocketId) -> io::Result<bool>;
 
-    /// Listens for TCP connections; returns the address (port 0 asks for any).
+    /// Listens for TCP connections, in the address's family alone; returns the address (port 0 asks for any).
     ///
     /// # Errors
     /// The address is in use or not ours.
-    fn listen(&mut self, id: SocketId, at: SocketAddrV4) -> io::Result<SocketAddrV4>;
+    fn listen(&mut self, id: SocketId, at: SocketAddr) -> io::Result<SocketAddr>;
 
     /// Listens for connections at a Unix socket, whose file goes with it.
     ///
@@ -141,7 +141,7 @@ pub trait Host {
     ///
     /// # Errors
     /// None waits, or the process is out of descriptors.
-    fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<SocketAddrV4>;
+    fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<SocketAddr>;
 
     /// Receives from a connection; 0 is its end.
     ///
@@ -162,7 +162,7 @@ pub trait Host {
     ///
     /// # Errors
     /// Not permitted, or the address is in use, or the process is out of descriptors.
-    fn datagram(&mut self, id: SocketId, how: Datagram) -> io::Result<SocketAddrV4>;
+    fn datagram(&mut self, id: SocketId, how: Datagram) -> io::Result<SocketAddr>;
 
     /// Receives a datagram. One longer than the buffer is cut.
     ///

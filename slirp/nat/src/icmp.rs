@@ -368,13 +368,14 @@ pub(crate) fn parameter_problem<H>(env: &mut Env<H>, packet: &[u8], code: u8, at
     }
 }
 
-/// Passes an ICMP error from the host's world on: about a packet that began with `payload` behind its IP header.
+/// Passes an ICMP error from the host's world on: about a packet that began with `payload` behind its IP header. One of
+/// the other family, about an answer that left by a forwarding rule, has numbers of its own and ends here.
 pub(crate) fn pass_on<H>(env: &mut Env<H>, guest: IpAddr, protocol: u8, rejection: &Rejection, payload: &[u8]) {
-    let to = visible(env, guest, rejection.to.ip());
-    let from = rejection.by.map_or(env.router(guest), |by| visible(env, guest, by));
-    if to.is_ipv4() != guest.is_ipv4() || from.is_ipv4() != guest.is_ipv4() {
+    if rejection.to.is_ipv4() != guest.is_ipv4() {
         return;
     }
+    let to = visible(env, guest, rejection.to.ip());
+    let from = rejection.by.map_or(env.router(guest), |by| visible(env, guest, by));
     let packet = IpHeader::whole(guest, to, protocol, 0).over(payload);
     let type_code = [rejection.icmp_type, rejection.icmp_code];
     error(env, from, guest, type_code, rejection.info, Offender { to, packet: &packet });

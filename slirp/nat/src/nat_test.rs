@@ -1,7 +1,7 @@
 //! The core against a model of the operating system: every protocol, the ends of connections, and hostile input.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use link::{Checksum, DropReason, GsoType, MacAddr, Offloads, VnetHeader};
@@ -795,6 +795,74 @@ fn forwarded_datagrams_are_answered_from_the_rules_socket() {
     assert_eq!(lab.host().sent, [(id, b"answer".to_vec(), peer.parse().unwrap())]);
     lab.exchange(datagram(53, to(REMOTE, 777), b"another"));
     assert_ne!(lab.host().sent[1].0, id);
+}
+
+#[test]
+fn a_sender_of_the_other_family_appears_as_the_gateway() {
+    for (rule, peer, gateway) in [
+        ("udp:[::]:5353-:53", "[2001:db8::7]:777", "10.0.2.2:777"),
+        ("udp::5353-[fec0::15]:53", "198.51.100.7:777", "[fec0::2]:777"),
+        ("udp:[::]:5353-[fec0::15]:53", "[2001:db8::7]:777", "[2001:db8::7]:777"),
+        ("udp:[::]:5353-[fec0::15]:53", "[fec0::77]:777", "[fec0::2]:777"),
+    ] {
+        let forwards = vec![rule.parse().unwrap(), rule.replace("udp", "tcp").parse().unwrap()];
+        let mut lab = Lab::with(Config { forwards, ..Config::default() }, Model::default());
+        let (peer, gateway): (SocketAddr, SocketAddr) = (peer.parse().unwrap(), gateway.parse().unwrap());
+        let id = SocketId { kind: Kind::Forward, index: 0 };
+        lab.host().datagrams.get_mut(&id).unwrap().inbound.push_back((b"question".to_vec(), peer));
+        lab.nat.ready(lab.now, readiness(id));
+        lab.step();
+        let (_, from, _, udp) = parse_any(&lab.guest.others.pop_front().unwrap());
+        assert_eq!(
+            (from, &udp[..2], &udp[8..]),
+            (gateway.ip(), &777_u16.to_be_bytes()[..], &b"question"[..]),
+            "{rule}"
+        );
+        lab.exchange(datagram(53, gateway, b"answer"));
+        assert_eq!(lab.host().sent, [(id, b"answer".to_vec(), peer)], "{rule}");
+
+        let handle = lab.guest.listen(53);
+        lab.host().waiting.push_back(peer);
+        lab.nat.ready(lab.now, readiness(SocketId { kind: Kind::Forward, index: 1 }));
+        lab.step();
+        let remote = lab.guest.tcp(handle).remote_endpoint().unwrap();
+        assert_eq!((IpAddr::from(remote.addr), remote.port), (gateway.ip(), 777), "{rule}");
+    }
+}
+
+#[test]
+fn senders_that_appear_as_the_gateway_are_told_apart() {
+    let forwards = vec!["udp:[::]:5353-:53".parse().unwrap()];
+    let mut lab = Lab::with(Config { forwards, ..Config::default() }, Model::default());
+    let id = SocketId { kind: Kind::Forward, index: 0 };
+    let senders = ["[2001:db8::7]:777", "[2001:db8::8]:777", "[2001:db8::7]:777"].map(|sender| sender.parse().unwrap());
+    let ports = senders.map(|sender| {
+        lab.host().datagrams.get_mut(&id).unwrap().inbound.push_back((b"question".to_vec(), sender));
+        lab.nat.ready(lab.now, readiness(id));
+        lab.step();
+        let (_, from, _, udp) = parse(&lab.guest.others.pop_front().unwrap());
+        assert_eq!(from, GATEWAY);
+        u16::from_be_bytes([udp[0], udp[1]])
+    });
+    assert!(ports[0] == 777 && ports[1] != 777 && ports[2] == 777, "{ports:?}");
+    for (port, sender) in ports.into_iter().zip(senders) {
+        lab.exchange(datagram(53, to(GATEWAY, port), b"answer"));
+        assert_eq!(lab.host().sent.last().unwrap().2, sender);
+    }
+}
+
+#[test]
+fn an_error_of_the_other_family_is_not_passed_on() {
+    let forwards = vec!["udp:[::]:5353-:53".parse().unwrap()];
+    let mut lab = Lab::with(Config { forwards, ..Config::default() }, Model::default());
+    let id = SocketId { kind: Kind::Forward, index: 0 };
+    let peer = "[2001:db8::7]:9".parse().unwrap();
+    lab.host().datagrams.get_mut(&id).unwrap().inbound.push_back((b"question".to_vec(), peer));
+    lab.nat.ready(lab.now, readiness(id));
+    lab.step();
+    lab.guest.others.clear();
+    lab.exchange(datagram(53, to(GATEWAY, 9), b"answer"));
+    assert!(lab.exchange(datagram(53, to(GATEWAY, 9), b"another")).is_empty(), "its numbers mean something else");
 }
 
 #[test]

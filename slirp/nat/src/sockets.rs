@@ -14,7 +14,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,9 @@ const OWN_TOKENS: usize = 1 << 32;
 
 /// Connections that wait to be accepted: the kernel's own bound is lower, or it is this.
 const BACKLOG: i32 = 4096;
+
+/// The address of an end that has none.
+const UNSPECIFIED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Name servers looked at, as resolv.conf(5) has it.
 const MAX_RESOLVERS: usize = 3;
@@ -77,6 +80,8 @@ pub struct Sockets {
     share: Option<Share>,
     /// The address that connections and datagrams leave from, if the system is not to choose.
     source: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    source6: Option<Ipv6Addr>,
     /// Files of Unix sockets that listen.
     files: HashMap<SocketId, SocketFile>,
 }
@@ -96,6 +101,7 @@ impl Sockets {
             commands: Commands::default(),
             share: None,
             source: None,
+            source6: None,
             files: HashMap::new(),
         })
     }
@@ -122,6 +128,22 @@ impl Sockets {
     pub fn with_source(mut self, source: Option<Ipv4Addr>) -> Self {
         self.source = source;
         self
+    }
+
+    /// The same for IPv6.
+    #[must_use]
+    pub fn with_source6(mut self, source: Option<Ipv6Addr>) -> Self {
+        self.source6 = source;
+        self
+    }
+
+    /// Where what goes to addresses of a family leaves from; an unspecified address is the system's choice.
+    fn source(&self, family: Family) -> SocketAddr {
+        let address = match family {
+            Family::V4 => self.source.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
+            Family::V6 => self.source6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
+        };
+        SocketAddr::new(address, 0)
     }
 
     /// Appends what has become ready to `out`, without waiting.
@@ -254,8 +276,9 @@ impl Host for Sockets {
         socket.set_tcp_nodelay(true)?;
         // A far end that has vanished is noticed, if only after hours: nobody else would ever end the flow.
         socket.set_keepalive(true)?;
-        if let (Some(source), true) = (self.source, to.is_ipv4()) {
-            socket.bind(&SocketAddrV4::new(source, 0).into())?;
+        let source = self.source(Family::of(to.ip()));
+        if !source.ip().is_unspecified() {
+            socket.bind(&source.into())?;
         }
         match socket.connect(&to.into()) {
             Ok(()) => {}
@@ -293,8 +316,8 @@ impl Host for Sockets {
         }
     }
 
-    fn listen(&mut self, id: SocketId, at: SocketAddrV4) -> io::Result<SocketAddrV4> {
-        let socket = new_socket(Domain::IPV4, Type::STREAM, None)?;
+    fn listen(&mut self, id: SocketId, at: SocketAddr) -> io::Result<SocketAddr> {
+        let socket = new_bound_socket(at, Type::STREAM)?;
         // Connections of a former run in TIME-WAIT do not hold the port.
         socket.set_reuse_address(true)?;
         // Connections that are accepted have these from their listener (tcp(7)).
@@ -316,13 +339,9 @@ impl Host for Sockets {
         Ok(())
     }
 
-    fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<SocketAddrV4> {
+    fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<SocketAddr> {
         let (socket, peer) = self.get(listener)?.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)?;
-        let peer = if peer.is_unix() {
-            SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)
-        } else {
-            peer.as_socket_ipv4().ok_or(io::ErrorKind::Unsupported)?
-        };
+        let peer = if peer.is_unix() { UNSPECIFIED } else { peer.as_socket().ok_or(io::ErrorKind::Unsupported)? };
         self.keep(id, socket)?;
         Ok(peer)
     }
@@ -351,30 +370,24 @@ impl Host for Sockets {
         }
     }
 
-    fn datagram(&mut self, id: SocketId, how: Datagram) -> io::Result<SocketAddrV4> {
+    fn datagram(&mut self, id: SocketId, how: Datagram) -> io::Result<SocketAddr> {
         let socket = match how {
             Datagram::Ping(Family::V4) => new_socket(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))?,
             Datagram::Ping(Family::V6) => new_socket(Domain::IPV6, Type::DGRAM, Some(Protocol::ICMPV6))?,
             Datagram::Connected(to) => new_socket(Domain::for_address(to), Type::DGRAM, None)?,
-            Datagram::Unbound(Family::V4) | Datagram::Bound(_) => new_socket(Domain::IPV4, Type::DGRAM, None)?,
-            Datagram::Unbound(Family::V6) => new_socket(Domain::IPV6, Type::DGRAM, None)?,
+            Datagram::Bound(at) => new_bound_socket(at, Type::DGRAM)?,
+            Datagram::Unbound(family) => new_bound_socket(self.source(family), Type::DGRAM)?,
         };
         match how {
             Datagram::Bound(at) => socket.bind(&at.into())?,
-            Datagram::Unbound(Family::V4) => {
-                socket.bind(&SocketAddrV4::new(self.source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0).into())?;
-            }
-            Datagram::Unbound(Family::V6) => {
-                socket.set_only_v6(true)?;
-                socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
-            }
+            Datagram::Unbound(family) => socket.bind(&self.source(family).into())?,
             Datagram::Connected(to) => socket.connect(&to.into())?,
             Datagram::Ping(_) => {}
         }
         match how {
             Datagram::Connected(_) => {}
             Datagram::Unbound(family) | Datagram::Ping(family) => receive_errors(&socket, family)?,
-            Datagram::Bound(_) => receive_errors(&socket, Family::V4)?,
+            Datagram::Bound(at) => receive_errors(&socket, Family::of(at.ip()))?,
         }
         let address = local_address(&socket)?;
         self.keep(id, socket)?;
@@ -463,8 +476,17 @@ fn new_socket(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Res
     Socket::new(domain, kind.nonblocking().cloexec(), protocol)
 }
 
-fn local_address(socket: &Socket) -> io::Result<SocketAddrV4> {
-    Ok(socket.local_addr()?.as_socket_ipv4().unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)))
+/// A socket that is going to be bound to an address: `::` does not mean IPv4, too.
+fn new_bound_socket(at: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = new_socket(Domain::for_address(at), kind, None)?;
+    if at.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    Ok(socket.local_addr()?.as_socket().unwrap_or(UNSPECIFIED))
 }
 
 /// Whether a guest forwarding rule's command or Unix socket is at the far end. Like the end of a pipe it may be gone

@@ -201,45 +201,69 @@ fn datagrams_are_echoed_and_refusals_are_told() {
 
 #[test]
 fn forwarding_rules_lead_into_the_guest() {
-    // Port 0 is for tests: the grammar does not have it.
-    let mut forwards: Vec<Forward> = ["tcp:127.0.0.1:1-:22", "udp:127.0.0.1:1-:23"].map(|r| r.parse().unwrap()).into();
-    forwards.iter_mut().for_each(|rule| rule.host = Entrance::Port("127.0.0.1:0".parse().unwrap()));
-    let mut lab = lab(Config { forwards, ..Config::default() });
-    let ports = lab.nat.forwards().into_iter().map(|rule| match rule.host {
-        Entrance::Port(address) => SocketAddr::V4(address),
+    for (host, guest) in
+        [("127.0.0.1:0", ""), ("[::1]:0", ""), ("127.0.0.1:0", "[fec0::15]"), ("[::1]:0", "[fec0::15]")]
+    {
+        // Port 0 is for tests: the grammar does not have it.
+        let rules = ["tcp", "udp"].map(|protocol| format!("{protocol}::1-{guest}:22").parse::<Forward>().unwrap());
+        let forwards = rules.map(|rule| Forward { host: Entrance::Port(host.parse().unwrap()), ..rule }).into();
+        let mut lab = lab(Config { forwards, ..Config::default() });
+        let addresses: Vec<_> = lab.nat.forwards().into_iter().map(|rule| entrance(&rule.host)).collect();
+        let gateway: IpAddr = if guest.is_empty() { GATEWAY.into() } else { GATEWAY6.into() };
+
+        let handle = lab.guest.listen(22);
+        let mut client = TcpStream::connect(addresses[0]).unwrap();
+        client.write_all(b"hello").unwrap();
+        lab.until("the bytes", |lab| lab.guest.tcp(handle).can_recv());
+        let bytes = lab.guest.tcp(handle).recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap();
+        assert_eq!(bytes, b"hello");
+        assert_eq!(lab.guest.tcp(handle).remote_endpoint().unwrap().addr, gateway.into());
+        lab.guest.tcp(handle).send_slice(b"bye").unwrap();
+        lab.guest.tcp(handle).close();
+        lab.step();
+        let mut answer = String::new();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "bye");
+        drop(client);
+        lab.until("the end", |lab| lab.nat.flows().0 == 0);
+
+        let client = UdpSocket::bind(host).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.send_to(b"question", addresses[1]).unwrap();
+        lab.until("the datagram", |lab| !lab.guest.others.is_empty());
+        let (_, from, _, udp) = parse_any(&lab.guest.others.pop_front().unwrap());
+        assert_eq!((from, &udp[8..]), (gateway, &b"question"[..]));
+        let port = u16::from_be_bytes([udp[0], udp[1]]);
+        lab.guest.send(datagram(22, SocketAddr::new(from, port), b"answer"));
+        lab.step();
+        let mut buffer = [0; 100];
+        let (len, from) = client.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..len], from), (&b"answer"[..], addresses[1]));
+    }
+}
+
+fn entrance(host: &Entrance) -> SocketAddr {
+    match host {
+        Entrance::Port(address) => *address,
         Entrance::Path(path) => panic!("{}", path.display()),
-    });
-    let addresses: Vec<_> = ports.collect();
+    }
+}
 
-    let handle = lab.guest.listen(22);
-    let mut client = TcpStream::connect(addresses[0]).unwrap();
-    client.write_all(b"hello").unwrap();
-    lab.until("the bytes", |lab| lab.guest.tcp(handle).can_recv());
-    let bytes = lab.guest.tcp(handle).recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap();
-    assert_eq!(bytes, b"hello");
-    assert_eq!(lab.guest.tcp(handle).remote_endpoint().unwrap().addr, GATEWAY.into());
-    lab.guest.tcp(handle).send_slice(b"bye").unwrap();
-    lab.guest.tcp(handle).close();
-    lab.step();
-    let mut answer = String::new();
-    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    client.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "bye");
-    drop(client);
-    lab.until("the end", |lab| lab.nat.flows().0 == 0);
-
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    client.send_to(b"question", addresses[1]).unwrap();
-    lab.until("the datagram", |lab| !lab.guest.others.is_empty());
-    let (_, from, _, udp) = parse(&lab.guest.others.pop_front().unwrap());
-    assert_eq!((from, &udp[8..]), (GATEWAY, &b"question"[..]));
-    let port = u16::from_be_bytes([udp[0], udp[1]]);
-    lab.guest.send(datagram(23, SocketAddrV4::new(from, port), b"answer"));
-    lab.step();
-    let mut buffer = [0; 100];
-    let (len, from) = client.recv_from(&mut buffer).unwrap();
-    assert_eq!((&buffer[..len], from), (&b"answer"[..], addresses[1]));
+#[test]
+fn every_address_of_both_families_may_have_one_port() {
+    let rule = |text: &str| text.parse::<Forward>().unwrap();
+    let mut nat = Nat::new(Config::default(), Sockets::new().unwrap(), 1, Instant::now()).unwrap();
+    for protocol in ["tcp", "udp"] {
+        let mut first = rule(&format!("{protocol}::1-:22"));
+        first.host = Entrance::Port("0.0.0.0:0".parse().unwrap());
+        nat.add_forward(first).unwrap();
+        let port = entrance(&nat.forwards().last().unwrap().host).port();
+        nat.add_forward(rule(&format!("{protocol}:[::]:{port}-[fec0::15]:22"))).unwrap();
+        let shown = nat.forwards().last().unwrap().clone();
+        let expected = (format!("[::]:{port}"), "[fec0::15]:22".to_owned());
+        assert_eq!((shown.host.to_string(), shown.guest.to_string()), expected);
+    }
 }
 
 #[test]

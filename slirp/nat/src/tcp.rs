@@ -566,7 +566,7 @@ impl Tcp {
         &mut self,
         env: &mut Env<H>,
         listener: SocketId,
-        guest: impl Into<SocketAddr>,
+        guest: SocketAddr,
     ) -> io::Result<()> {
         if self.flows.len() >= MAX_FLOWS {
             env.limited();
@@ -578,8 +578,7 @@ impl Tcp {
                 env.limited();
             }
         })?;
-        let guest = guest.into();
-        let Some(key) = self.forwarded_key(env, guest.into(), peer.into()) else {
+        let Some(key) = self.forwarded_key(env, guest.into(), peer) else {
             env.host.reset(id(place));
             return Ok(());
         };
@@ -896,7 +895,7 @@ fn ethertype(family: Family) -> u16 {
 }
 
 /// How a host address appears to a guest: loopback and addresses of the guest's own network as the gateway, and so do
-/// those of the host's links, which mean nothing elsewhere.
+/// those of the host's links, which mean nothing elsewhere, and those of the other family.
 pub(crate) fn visible<H>(env: &Env<H>, guest: IpAddr, address: IpAddr) -> IpAddr {
     let address = address.to_canonical();
     let hidden = match address {
@@ -905,7 +904,8 @@ pub(crate) fn visible<H>(env: &Env<H>, guest: IpAddr, address: IpAddr) -> IpAddr
             inner.is_unicast_link_local() || env.config.ipv6.is_some_and(|net| net.network.contains(inner))
         }
     };
-    if hidden || address.is_loopback() || address.is_unspecified() { env.router(guest) } else { address }
+    let foreign = address.is_ipv4() != guest.is_ipv4();
+    if hidden || foreign || address.is_loopback() || address.is_unspecified() { env.router(guest) } else { address }
 }
 
 /// Sees to the checksum and the offload header of a frame that smoltcp emitted between two addresses.

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -293,7 +293,7 @@ pub(crate) struct Model {
     pub events: VecDeque<Readiness>,
     pub resolvers: Vec<SocketAddr>,
     /// Peers that wait at a listener.
-    pub waiting: VecDeque<SocketAddrV4>,
+    pub waiting: VecDeque<SocketAddr>,
     /// Every datagram that was sent.
     pub sent: Vec<(SocketId, Vec<u8>, SocketAddr)>,
     /// The hop limit of the last one.
@@ -414,7 +414,7 @@ impl Host for Model {
         }
     }
 
-    fn listen(&mut self, id: SocketId, at: SocketAddrV4) -> io::Result<SocketAddrV4> {
+    fn listen(&mut self, id: SocketId, at: SocketAddr) -> io::Result<SocketAddr> {
         self.listeners.push(id);
         Ok(at)
     }
@@ -424,7 +424,7 @@ impl Host for Model {
         Ok(())
     }
 
-    fn accept(&mut self, _: SocketId, id: SocketId) -> io::Result<SocketAddrV4> {
+    fn accept(&mut self, _: SocketId, id: SocketId) -> io::Result<SocketAddr> {
         self.charge()?;
         let Some(peer) = self.waiting.pop_front() else { return blocked() };
         self.connections.insert(id, Connection { established: true, ..Connection::default() });
@@ -469,13 +469,13 @@ impl Host for Model {
         }
     }
 
-    fn datagram(&mut self, id: SocketId, how: Datagram) -> io::Result<SocketAddrV4> {
+    fn datagram(&mut self, id: SocketId, how: Datagram) -> io::Result<SocketAddr> {
         self.charge()?;
         if matches!(how, Datagram::Ping(_)) && self.ping_forbidden {
             return errno(libc::EACCES);
         }
         self.datagrams.insert(id, DatagramSocket::default());
-        Ok(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 5000))
+        Ok(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 5000))
     }
 
     fn receive_from(&mut self, id: SocketId, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {

@@ -8,8 +8,10 @@
 //! only used for DNS sooner.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::iter;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use link::{Checksum, DropReason, MacAddr, VnetHeader};
@@ -31,6 +33,9 @@ const MAX_FLOWS: usize = 16384;
 
 /// Peers of forwarding rules at most.
 const MAX_PEERS: usize = 16384;
+
+/// Ports that are tried for a peer whose own one is another's.
+const OTHER_PORTS: u8 = 16;
 
 /// How long a mapping lasts without a datagram from the guest.
 const IDLE: Duration = Duration::from_secs(180);
@@ -77,7 +82,7 @@ struct Peer {
 #[derive(Clone, Copy)]
 pub(crate) struct Rule {
     pub socket: SocketId,
-    pub guest: SocketAddrV4,
+    pub guest: SocketAddr,
 }
 
 impl Udp {
@@ -230,7 +235,7 @@ impl Udp {
         mac: MacAddr,
         out: &mut [u8],
     ) -> (Option<(VnetHeader, usize)>, bool) {
-        let guest = SocketAddr::from(rule.guest).into();
+        let guest = rule.guest.into();
         match env.host.receive_from(rule.socket, &mut out[payload_at(guest)..]) {
             Ok((len, from)) => (self.forward(env, (rule.socket, guest), mac, out, len, from), true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (None, false),
@@ -247,18 +252,33 @@ impl Udp {
         len: usize,
         from: SocketAddr,
     ) -> Option<(VnetHeader, usize)> {
-        let seen = End::new(visible(env, guest.ip(), from.ip()), from.port());
-        let known = self.peers.contains_key(&(guest, seen));
-        if !known && self.peers.len() >= MAX_PEERS {
+        let seen = self.seen_as(env, guest, from).filter(|&seen| {
+            let known = self.peers.contains_key(&(guest, seen));
+            known || self.peers.len() < MAX_PEERS
+        });
+        let Some(seen) = seen else {
             env.limited();
             return None;
-        }
+        };
         let new = || Peer { address: from, socket, last_used: env.now, tally: Tally::new(env.now) };
         let peer = self.peers.entry((guest, seen)).or_insert_with(new);
         (peer.address, peer.socket, peer.last_used) = (from, socket, env.now);
         peer.tally.received += len as u64;
         env.timers.arm(Timer::Peers, &mut self.peers_armed, env.now + IDLE);
         deliver(env, out, mac, seen, guest, len)
+    }
+
+    /// Under which address a sender appears to the guest. Those that all appear as the gateway keep their ports as long
+    /// as these differ; of two alike, the later one gets another.
+    fn seen_as<H>(&self, env: &Env<H>, guest: End, from: SocketAddr) -> Option<End> {
+        let first = End::new(visible(env, guest.ip(), from.ip()), from.port());
+        let others = (0..OTHER_PORTS).map(|n| {
+            let mut hasher = DefaultHasher::new();
+            (from, n).hash(&mut hasher);
+            first.with_port(0x8000 | hasher.finish() as u16)
+        });
+        let is_free = |seen: &End| self.peers.get(&(guest, *seen)).is_none_or(|peer| peer.address == from);
+        iter::once(first).chain(others).find(is_free)
     }
 
     /// A forwarding rule has ended: its socket answers nobody any more.

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `boot` | leases, files by TFTP, and boot ROMs |
 //! | `guestfwd` | commands, addresses and folders of the host's at addresses of the guests' network |
+//! | `ipv6` | `slirp` and `slirp4netns` with IPv6: namespaces, rules, and users without rights |
 //! | `tools` | what traceroute, mtr, rdisc6, dnsperf and dhclient see in both families |
 //! | `program` | `slirp` and `slirp4netns`: what they serve, how they are asked, how they end |
 
@@ -13,5 +14,6 @@
 
 mod boot;
 mod guestfwd;
+mod ipv6;
 mod program;
 mod tools;

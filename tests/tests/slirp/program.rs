@@ -17,12 +17,12 @@ use serde_json::{Value, json};
 const OUTSIDE: &str = "192.0.2.1";
 
 /// Starts slirp; waits until everything is set up.
-fn start(options: &str) -> Process {
+pub(crate) fn start(options: &str) -> Process {
     start_as("slirp", options)
 }
 
 /// The same, under another name.
-fn start_as(name: &str, options: &str) -> Process {
+pub(crate) fn start_as(name: &str, options: &str) -> Process {
     let path = format!("/run/{name}");
     if !fs::exists(&path).unwrap() {
         symlink(program("slirp"), &path).unwrap();
@@ -34,7 +34,7 @@ fn start_as(name: &str, options: &str) -> Process {
 }
 
 /// Runs slirp to its end.
-fn slirp(options: &str) -> Output {
+pub(crate) fn slirp(options: &str) -> Output {
     command(&format!("{} {options}", program("slirp").display())).output().unwrap()
 }
 
@@ -45,7 +45,7 @@ fn world() -> Host {
 }
 
 /// Serves one connection in a namespace: sends back what comes.
-fn echo_in(host: &Host, address: &'static str) {
+pub(crate) fn echo_in(host: &Host, address: &'static str) {
     let (tell, listens) = std::sync::mpsc::channel();
     host.spawn(move || {
         let listener = TcpListener::bind(address).unwrap();
@@ -58,7 +58,7 @@ fn echo_in(host: &Host, address: &'static str) {
 }
 
 /// Sends bytes and expects them back.
-fn is_echoed(address: &str) {
+pub(crate) fn is_echoed(address: &str) {
     let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let sent: Vec<u8> = (0..2_000_000u32).map(|n| (n % 251) as u8).collect();
@@ -75,13 +75,13 @@ fn is_echoed(address: &str) {
 }
 
 /// What a connection from a host ends with: none if it is made.
-fn connect_error(host: &Host, address: &'static str) -> Option<ErrorKind> {
+pub(crate) fn connect_error(host: &Host, address: &'static str) -> Option<ErrorKind> {
     let attempt = move || TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(2));
     host.spawn(move || attempt().err().map(|error| error.kind())).join().unwrap()
 }
 
 /// Asks the API.
-fn ask(request: &str) -> Value {
+pub(crate) fn ask(request: &str) -> Value {
     let mut stream = UnixStream::connect("/run/api").unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -328,6 +328,8 @@ fn it_says_when_it_is_ready_and_ends_with_a_descriptor() {
 fn a_user_without_rights_serves_a_namespace_of_its_own() {
     lab(|| {
         run(&format!("ip addr add {OUTSIDE}/32 dev lo"));
+        run("sysctl -qw net.ipv6.conf.lo.disable_ipv6=0");
+        run("ip addr add 2001:db8::1/128 dev lo nodad");
         fs::copy(program("slirp"), "/run/slirp").unwrap();
         // Where the lab is a user's without rights already, there are no others to become.
         let other = "setpriv --reuid=65534 --regid=65534 --clear-groups";
@@ -343,7 +345,7 @@ fn a_user_without_rights_serves_a_namespace_of_its_own() {
         let own = fs::read_link("/proc/self/ns/net").unwrap();
         let net = format!("/proc/{pid}/ns/net");
         owner.wait_until("its namespace is there", || fs::read_link(&net).is_ok_and(|net| net != own));
-        let listener = TcpListener::bind("192.0.2.1:5000").unwrap();
+        let listeners = [OUTSIDE, "2001:db8::1"].map(|address| (address, TcpListener::bind((address, 5000)).unwrap()));
         // By the process, by the file, and by the file and the user namespace.
         for target in [
             format!("--netns {pid}"),
@@ -354,10 +356,12 @@ fn a_user_without_rights_serves_a_namespace_of_its_own() {
             let mut slirp = Process::start(&line);
             slirp.wait_for("1");
             let inside = format!("nsenter --target {pid} --user --preserve-credentials --net");
-            let mut client = Process::start(&format!("{inside} busybox nc 192.0.2.1 5000"));
-            client.tell(b"hello");
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.read_exact(&mut [0; 5]).unwrap();
+            for (address, listener) in &listeners {
+                let mut client = Process::start(&format!("{inside} busybox nc {address} 5000"));
+                client.tell(b"hello");
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_exact(&mut [0; 5]).unwrap();
+            }
             slirp.signal(libc::SIGTERM);
             assert_eq!(slirp.wait(PATIENCE).code(), Some(0), "{}", slirp.said());
         }
@@ -489,6 +493,18 @@ fn what_cannot_be_is_one_line_and_a_status() {
             ("--ready-fd 77 null://", 1, "slirp: descriptor 77: Bad file descriptor"),
             ("vde:///run/none", 1, "slirp: vde:///run/none: "),
             ("--outbound-addr nothing0 null://", 1, "slirp: --outbound-addr: 'nothing0' is no IPv4 address"),
+            ("--outbound-addr6 192.0.2.1 null://", 1, "slirp: --outbound-addr6: '192.0.2.1' is no IPv6 address"),
+            ("--tftp /run/none null://", 1, "slirp: tftp=/run/none: No such file or directory"),
+            (
+                "--ipv4 off --ipv6 on --netns /run/netns/inner tap1",
+                1,
+                "slirp: tap1: cannot set the IPv6 address: Permission denied: IPv6 is off",
+            ),
+            (
+                "--ipv6 off --hostfwd tcp::1-[fec0::15]:1 null://",
+                2,
+                "slirp: user: hostfwd=tcp::1-[fec0::15]:1: it leads",
+            ),
             ("--hostfwd tcp::1 null://", 2, "slirp: user: hostfwd=tcp::1: expected"),
             ("--nett 1 null://", 2, "slirp: unknown option '--nett': did you mean --net?"),
         ] {
