@@ -7,9 +7,11 @@
 //! | `boot` | leases, files by TFTP, and boot ROMs |
 //! | `guestfwd` | commands, addresses and folders of the host's at addresses of the guests' network |
 //! | `program` | `slirp` and `slirp4netns`: what they serve, how they are asked, how they end |
+//! | `scale` | thousands of flows, no descriptors left, name servers and networks that come and go |
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
 mod boot;
 mod guestfwd;
 mod program;
+mod scale;
