@@ -9,6 +9,7 @@
 //! | `ipv6` | `slirp` and `slirp4netns` with IPv6: namespaces, rules, and users without rights |
 //! | `tools` | what traceroute, mtr, rdisc6, dnsperf and dhclient see in both families |
 //! | `program` | `slirp` and `slirp4netns`: what they serve, how they are asked, how they end |
+//! | `scale` | thousands of flows, no descriptors left, name servers and networks that come and go |
 
 #![allow(clippy::unwrap_used, reason = "tests, also outside of #[test] functions")]
 
@@ -16,4 +17,5 @@ mod boot;
 mod guestfwd;
 mod ipv6;
 mod program;
+mod scale;
 mod tools;
