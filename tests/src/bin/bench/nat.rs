@@ -42,7 +42,10 @@ type Figures = [f64; 5];
 /// Prints the figures of this many rounds, and the medians of the ratios.
 pub fn compare(rounds: usize) -> Result<()> {
     ensure!(rounds > 0, "bench nat: at least one round");
-    for mtu in MTUS {
+    for (i, mtu) in MTUS.into_iter().enumerate() {
+        if i > 0 {
+            println!();
+        }
         let mut to_slirp4netns: [Vec<f64>; 5] = Default::default();
         let mut to_pasta: [Vec<f64>; 5] = Default::default();
         println!(
