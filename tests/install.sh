@@ -14,7 +14,7 @@ readers="groff-base zsh fish"
 boot="isc-dhcp-client dhcpcd-base tftp-hpa atftp curl ipxe samba smbclient ndisc6 traceroute mtr-tiny dnsperf"
 test="$lab tshark ethtool nftables openssh-server vde2 vde-switch vdeplug user-mode-linux ipxe-qemu $readers $boot"
 lint="$build"
-bench="$lab openssh-server vde2 vde-switch vdeplug iputils-ping linux-perf"
+bench="$lab openssh-server vde2 vde-switch vdeplug iputils-ping linux-perf slirp4netns passt"
 man="$build"
 # libFuzzer is built from its source.
 fuzz="$build g++"

@@ -753,6 +753,42 @@ mod tests {
     }
 
     #[test]
+    fn what_the_owner_waits_for_is_told_apart_from_sockets() {
+        let mut sockets = Sockets::new().unwrap();
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let last = Token(OWN_TOKENS - 1);
+        sockets.registry().register(&mut SourceFd(&ours.as_raw_fd()), last, Interest::READABLE).unwrap();
+        sockets.datagram(udp(0), Datagram::Bound("127.0.0.1:0".parse().unwrap())).unwrap();
+        let to = sockets.get(udp(0)).unwrap().local_addr().unwrap();
+        theirs.write_all(b"x").unwrap();
+        new_socket(Domain::IPV4, Type::DGRAM, None).unwrap().send_to(b"x", &to).unwrap();
+        let (mut ready, mut others) = (Vec::new(), Vec::new());
+        sockets.wait_for_all(Some(Duration::from_secs(5)), &mut ready, &mut others).unwrap();
+        assert_eq!(others, [last]);
+        assert_eq!(ready.iter().map(|readiness| readiness.id).collect::<Vec<_>>(), [udp(0)]);
+    }
+
+    #[test]
+    fn a_connection_is_under_way_until_it_is_made_or_has_failed() {
+        let tcp = |index| SocketId { kind: Kind::Tcp, index };
+        let mut sockets = Sockets::new().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        sockets.connect(tcp(0), listener.local_addr().unwrap()).unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        sockets.connect(tcp(1), closed).unwrap();
+        // A listener whose queue is full answers no SYN.
+        let full = new_socket(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        full.listen(0).unwrap();
+        let full = full.local_addr().unwrap().as_socket().unwrap();
+        (2..5).for_each(|index| sockets.connect(tcp(index), full).unwrap());
+        sockets.wait(Some(Duration::from_secs(5)), &mut Vec::new()).unwrap();
+        assert!(sockets.connected(tcp(0)).unwrap());
+        assert_eq!(sockets.connected(tcp(1)).unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
+        assert!(!sockets.connected(tcp(4)).unwrap());
+    }
+
+    #[test]
     fn closed_sockets_are_forgotten() {
         let mut sockets = Sockets::new().unwrap();
         sockets.datagram(udp(3), Datagram::Unbound(Family::V4)).unwrap();

@@ -159,7 +159,8 @@ impl Drop for Running {
     }
 }
 
-fn wait_for(mut is_there: impl FnMut() -> bool) -> Result<()> {
+/// Waits until something is there, which is part of what joins the hosts.
+pub fn wait_for(mut is_there: impl FnMut() -> bool) -> Result<()> {
     let begun = Instant::now();
     while !is_there() {
         if begun.elapsed() > Duration::from_secs(10) {
@@ -176,7 +177,8 @@ pub fn run(line: &str) -> Result<()> {
     output(Command::new(words.next().unwrap_or_default()).args(words)).map(drop)
 }
 
-fn output(command: &mut Command) -> Result<String> {
+/// What a command says, which must succeed.
+pub fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));

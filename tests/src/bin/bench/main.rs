@@ -5,13 +5,14 @@
 mod cable;
 mod guest;
 mod hosts;
+mod nat;
 mod path;
 mod sshd;
 mod switch;
 
 use anyhow::Context;
 
-const USAGE: &str = "usage: bench [guest|switch [ROUNDS]|cable [ROUNDS]|path [ROUNDS]|boots N]";
+const USAGE: &str = "usage: bench [guest|switch [ROUNDS]|cable [ROUNDS]|path [ROUNDS]|nat [ROUNDS]|boots N]";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,7 +22,8 @@ fn main() {
         [] => guest::compare()
             .and_then(|()| switch::compare(1))
             .and_then(|()| cable::compare(1))
-            .and_then(|()| path::compare(1)),
+            .and_then(|()| path::compare(1))
+            .and_then(|()| nat::compare(1)),
         ["guest"] => guest::compare(),
         ["switch"] => switch::compare(1),
         ["switch", rounds] => count(rounds).and_then(switch::compare),
@@ -29,6 +31,8 @@ fn main() {
         ["cable", rounds] => count(rounds).and_then(cable::compare),
         ["path"] => path::compare(1),
         ["path", rounds] => count(rounds).and_then(path::compare),
+        ["nat"] => nat::compare(1),
+        ["nat", rounds] => count(rounds).and_then(nat::compare),
         ["boots", boots] => count(boots).and_then(guest::boots),
         _ => {
             eprintln!("{USAGE}");
