@@ -134,7 +134,8 @@ impl Lab {
             }
             8 => {
                 let packet = server(data, 3);
-                let mut question = vec![data.byte() & 3, data.byte() & 3, data.byte() & 0x87, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+                let mut question =
+                    vec![data.byte() & 3, data.byte() & 3, data.byte() & 0x87, 0, 0, 1, 0, 0, 0, 0, 0, 0];
                 question.extend(data.piece());
                 self.send(packet, frame::datagram(2000 + u16::from(data.byte() & 3), 53, &question), hand);
             }
@@ -359,9 +360,9 @@ impl Lab {
             self.send(packet, vec![kind, 0, 0, 0, 0, 9, 0, 1], Hand::Whole);
             let mut answers = 0;
             while let Some((_, frame)) = self.nat.output(self.now) {
-                // An echo reply, of either version.
-                let at = packet.header_len();
-                answers += usize::from(frame.get(at) == Some(&(if kind == 8 { 0 } else { 129 })));
+                // An echo reply of this version, and not the advertisement that may come with it.
+                let (ethertype, reply) = if kind == 8 { ([8, 0], 0) } else { ([0x86, 0xdd], 129) };
+                answers += usize::from(frame[12..14] == ethertype && frame[packet.header_len()] == reply);
             }
             assert_eq!(answers, 1, "{} does not answer", packet.to);
         }
@@ -528,7 +529,13 @@ impl Lab {
         self.storm_left -= count;
         let around = if is_v4 { packet_v4(mac(0)) } else { packet_v6(mac(0)) };
         let far = if is_v4 { REMOTE.into() } else { address6("2001:db8::80").into() };
-        let own = |number| if is_v4 { IpAddr::from([10, 0, 2, number]) } else { Ipv6Addr::from([0xfec0, 0, 0, 0, 0, 0, 0, number.into()]).into() };
+        let own = |number| {
+            if is_v4 {
+                IpAddr::from([10, 0, 2, number])
+            } else {
+                Ipv6Addr::from([0xfec0, 0, 0, 0, 0, 0, 0, number.into()]).into()
+            }
+        };
         let port = port(data);
         for number in 0..count as u16 {
             let [high, low] = number.to_be_bytes();

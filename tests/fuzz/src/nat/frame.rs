@@ -263,7 +263,7 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// The link-local address of the gateway, and others that the input names by a number.
+/// An IPv6 address in its text form.
 pub fn address6(text: &str) -> Ipv6Addr {
     text.parse().expect("an address")
 }
