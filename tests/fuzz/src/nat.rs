@@ -23,7 +23,7 @@ use host::{Event, Host, readiness};
 /// Steps of a run; what comes after them is passed over.
 const MAX_STEPS: usize = 96;
 /// Frames that storms make in a run.
-const STORM_FRAMES: usize = 3000;
+const STORM_FRAMES: usize = 1600;
 /// Rules that are added in a run.
 const MAX_RULES: usize = 8;
 /// Frames in a row without an end.
@@ -60,11 +60,14 @@ struct Lab {
     offloads: Offloads,
     /// Both ends of each TCP connection that the NAT has spoken of, and the guest's next numbers: sequence and
     /// acknowledgement.
-    connections: BTreeMap<((IpAddr, u16), (IpAddr, u16)), (u32, u32)>,
+    connections: BTreeMap<(End, End), (u32, u32)>,
     rules: Vec<ForwardId>,
     storm_left: usize,
     dropped: u64,
 }
+
+/// An address and a port.
+type End = (IpAddr, u16);
 
 /// How a frame is handed over.
 #[derive(Clone, Copy)]
