@@ -1,7 +1,7 @@
 # make demo   boot a Debian guest, get it a lease, move real data through the NAT
 # make test   every test; make lint: formatting and clippy; make bench: figures beside the peers
 # make man    man pages in target/man, completions for bash, zsh and fish in target/completions
-# make fuzz   fuzz targets of the switch, SECONDS=600 each; TARGET=bpdu for one of them (tests/README.md)
+# make fuzz   fuzz targets of switch, cables and NAT, SECONDS=600 each; TARGET=bpdu for one of them (tests/README.md)
 #
 # Each target first installs what it needs from Debian's packages, as root or with sudo.
 

@@ -10,7 +10,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 mode=${1:?SECONDS or keep}
 shift
-[ $# -gt 0 ] || set -- request console bpdu vlan igmp stream vxlan l2tpv3 cable
+[ $# -gt 0 ] || set -- request console bpdu vlan igmp stream vxlan l2tpv3 cable nat
 
 export RUSTC_BOOTSTRAP=1
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --version 0.13.2 --locked

@@ -69,3 +69,8 @@ fn l2tpv3_headers_are_read_in_every_layout() {
 fn what_a_cable_carries_is_bounded_and_sound() {
     replay("cable", targets::cable::target);
 }
+
+#[test]
+fn the_nat_is_bounded_sound_and_alive_behind_anything() {
+    replay("nat", targets::nat::target);
+}

@@ -29,6 +29,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Reassembly {
     /// Oldest first.
     packets: Vec<Packet>,
+    /// How many gave way and are still to be counted.
+    displaced: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,11 @@ impl Reassembly {
         before - self.packets.len()
     }
 
+    /// How many packets gave way since the last call.
+    pub(crate) fn take_displaced(&mut self) -> u64 {
+        std::mem::take(&mut self.displaced)
+    }
+
     /// When [`Reassembly::expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.packets.first().map(|packet| packet.until)
@@ -101,6 +108,7 @@ impl Reassembly {
     fn begin(&mut self, key: Key, header: usize, now: Instant) -> usize {
         if self.packets.len() == MAX_PACKETS {
             self.packets.remove(0);
+            self.displaced += 1;
         }
         self.packets.push(Packet {
             key,
@@ -242,6 +250,7 @@ mod tests {
             input(&mut set, &fragment(ident, 8, true, &[0; 8]), now).unwrap();
         }
         assert_eq!(set.packets.len(), MAX_PACKETS);
+        assert_eq!((set.take_displaced(), set.take_displaced()), (1000 - MAX_PACKETS as u64, 0));
         assert_eq!(set.expire(now + TIMEOUT), MAX_PACKETS);
         assert_eq!(set.deadline(), None);
     }

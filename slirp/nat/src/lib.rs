@@ -34,6 +34,8 @@ mod forward;
 mod fragment;
 mod guestfwd;
 mod host;
+#[cfg(test)]
+mod hostile_test;
 mod icmp;
 #[cfg(test)]
 mod ipv6_test;

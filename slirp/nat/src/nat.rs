@@ -253,7 +253,9 @@ impl<H: Host> Nat<H> {
         if header.gso_type != GsoType::None || header.needs_checksum() {
             return Err(DropReason::BadOffload);
         }
-        let whole = self.reassembly.input(&ip, fragment, self.env.now)?;
+        let whole = self.reassembly.input(&ip, fragment, self.env.now);
+        self.env.drops.add(DropReason::Limit, self.reassembly.take_displaced());
+        let whole = whole?;
         if let Some(at) = self.reassembly.deadline() {
             self.env.timers.arm(Timer::Fragments, &mut self.fragments_armed, at);
         }

@@ -26,22 +26,6 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|_| random.next() as u8).collect()
 }
 
-/// Option `code` of a DHCP message in a frame.
-fn dhcp_option(frame: &[u8], code: u8) -> Option<Vec<u8>> {
-    let (_, _, _, datagram) = parse(frame);
-    let mut rest = datagram.get(8 + 240..)?;
-    while let [found, len, tail @ ..] = rest {
-        if *found == 255 {
-            break;
-        }
-        if *found == code {
-            return Some(tail[..usize::from(*len)].to_vec());
-        }
-        rest = &tail[usize::from(*len)..];
-    }
-    None
-}
-
 fn offered(frame: &[u8]) -> Ipv4Addr {
     wire::address(&parse(frame).3, 8 + 16)
 }
@@ -961,20 +945,6 @@ fn connections_come_and_go_without_leaving_anything() {
         lab.guest.sockets.remove(handle);
         assert_eq!((lab.nat.flows().0, lab.host().open()), (0, 0));
     }
-}
-
-/// A lease and a ping: the NAT lives.
-fn prove_life(lab: &mut Lab<Model>) {
-    lab.guest.others.clear();
-    lab.step();
-    lab.guest.others.clear();
-    let mac = MacAddr([2, 0, 0, 0, 9, 9]);
-    lab.now += 48 * 3600 * SECOND;
-    lab.nat.expire(lab.now);
-    let offers = lab.exchange(dhcp(1, mac, Ipv4Addr::UNSPECIFIED, &[]));
-    assert!(offers.iter().any(|frame| dhcp_option(frame, 53) == Some(vec![2])));
-    lab.exchange(arp_request(GATEWAY));
-    assert!(!lab.exchange(echo_request(GATEWAY, 5, b"alive")).is_empty());
 }
 
 fn samples() -> Vec<Vec<u8>> {

@@ -670,3 +670,33 @@ pub(crate) fn parse_any(frame: &[u8]) -> (u8, IpAddr, IpAddr, Vec<u8>) {
     assert_eq!(ethernet.ethertype == ETHERTYPE_IPV4, ip.from.is_ipv4());
     (ip.protocol, ip.from, ip.to, ip.payload.to_vec())
 }
+
+/// Option `code` of a DHCP message in a frame.
+pub(crate) fn dhcp_option(frame: &[u8], code: u8) -> Option<Vec<u8>> {
+    let (_, _, _, datagram) = parse(frame);
+    let mut rest = datagram.get(8 + 240..)?;
+    while let [found, len, tail @ ..] = rest {
+        if *found == 255 {
+            break;
+        }
+        if *found == code {
+            return Some(tail[..usize::from(*len)].to_vec());
+        }
+        rest = &tail[usize::from(*len)..];
+    }
+    None
+}
+
+/// A lease and a ping: the NAT lives.
+pub(crate) fn prove_life(lab: &mut Lab<Model>) {
+    lab.guest.others.clear();
+    lab.step();
+    lab.guest.others.clear();
+    let mac = MacAddr([2, 0, 0, 0, 9, 9]);
+    lab.now += Duration::from_secs(48 * 3600);
+    lab.nat.expire(lab.now);
+    let offers = lab.exchange(dhcp(1, mac, Ipv4Addr::UNSPECIFIED, &[]));
+    assert!(offers.iter().any(|frame| dhcp_option(frame, 53) == Some(vec![2])));
+    lab.exchange(arp_request(GATEWAY));
+    assert!(!lab.exchange(echo_request(GATEWAY, 5, b"alive")).is_empty());
+}

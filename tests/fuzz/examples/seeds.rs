@@ -20,6 +20,7 @@ fn main() -> io::Result<()> {
         ("vxlan", stations()),
         ("l2tpv3", sessions()),
         ("cable", cables()),
+        ("nat", guests()),
     ];
     for (target, seeds) in targets {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
@@ -202,5 +203,73 @@ fn cables() -> Vec<Vec<u8>> {
             .concat(),
         [&[6][..], b"ELQ\0\x01\x07\x05\xdc", &[6], b"ELQ\0\x02\x07\x05\xdc"].concat(),
         (0..80).flat_map(|id| [3, id, 0, 0xf0, 0]).collect(),
+    ]
+}
+
+/// Leases and names; connections with data, ends and losses; datagrams and errors; fragments; files; rules; storms.
+fn guests() -> Vec<Vec<u8>> {
+    // Settings: the default ones, with rules, without IPv4, restricted.
+    let plain = [0, 0, 0];
+    let ruled = [0, 15, 0];
+    let v6_only = [2, 0, 3];
+    let settled = 0;
+    let arp = [4, settled, 1, 0, 0, 64, 0];
+    let solicit = [13, settled, 0, 0, 64, 0, 2, 0, 1, 1, 0];
+    let time = |high: u8| [0, settled, high, 0];
+    let discover = [9, settled, 0, 1, 1, 1, 3, 0, 15];
+    let request = [9, settled, 0, 1, 3, 2, 0, 0, 15, 1, 0, 2];
+    let renew = [9, settled, 1, 1, 0, 3, 0];
+    let bootp = [9, settled, 6, 7, 0];
+    let information = [10, settled, 11, 1, 2, 0, 4, 0, 1, 0];
+    let solicit_dhcp =
+        [&[10, settled, 1, 1, 2, 0, 10, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9][..], &[0, 3, 12], &[0; 12], &[0]].concat();
+    let syn = |family: u8, to: u8, port: u8| [14, settled, family, 0, to, 1, port, 0, 100, 0, 0];
+    let segment = |flags: u8, len: u8| [15, settled, 0, 0, 0, flags, 3, 0, 0, len];
+    let data_in = |bytes: u8| [18, settled, 3, bytes, 0, 0];
+    let end_in = [18, settled, 0, 0];
+    let acknowledge = [16, settled, 0, 0xff, 0xff];
+    let udp = |family: u8, port: u8| [7, settled, family, 0, 0, 1, port, 0, 3, 1, 2, 3];
+    let answer = |kind: u8, len: u8| [19, settled, kind, 0, 0, 1, 1, len, 0, 0];
+    let rejection = [21, settled, 0, 0, 0, 1, 1, 0, 0, 3, 3, 5, 220, 4, 1, 2, 3, 4, 0];
+    let echo = |family: u8, to: u8| [12, settled, family, 0, to, 1, 0, 56];
+    let question = [8, settled, 0, 1, 2, 1, 5, 1, 97, 0, 0, 1, 0];
+    let answered = [20, settled, 0, 0x81, 0x80, 0, 0];
+    let fragments = |bits: u8| [17, settled, 0, 0, 0, 1, 1, 16, 0, 5, 5, 200, bits, 1, 0, 8];
+    let file = |name: u8, options: [u8; 4]| [&[11, settled, 0, 0, name, 0, 1][..], &options, &[0]].concat();
+    let next = |block: u8| [11, settled, 0, 3, 0, block, 0];
+    let offloads = [24, settled, 15];
+    let storm = |kind: u8, count: u8| [25, settled, kind, 1, count, 0];
+    vec![
+        [&plain[..], &arp, &discover, &request, &renew, &bootp, &question, &answered, &time(200)].concat(),
+        [&v6_only[..], &solicit, &information, &solicit_dhcp, &echo(1, 64), &echo(1, 0), &answer(1, 0)].concat(),
+        [
+            &plain[..],
+            &arp,
+            &syn(0, 0, 0),
+            &acknowledge,
+            &segment(1, 200),
+            &data_in(64),
+            &acknowledge,
+            &offloads,
+            &data_in(255),
+            &acknowledge,
+            &end_in,
+            &segment(2, 0),
+            &acknowledge,
+            &time(10),
+        ]
+        .concat(),
+        [&v6_only[..], &solicit, &offloads, &syn(1, 0, 0), &acknowledge, &data_in(255), &acknowledge, &segment(3, 0)]
+            .concat(),
+        [&plain[..], &udp(0, 1), &answer(0, 0), &answer(0, 30), &rejection, &udp(1, 1), &echo(0, 0), &time(255)]
+            .concat(),
+        [&plain[..], &fragments(0), &fragments(1), &fragments(2), &fragments(4), &fragments(8), &time(50)].concat(),
+        [&plain[..], &file(0, [0, 2, 0, 0]), &next(0), &next(1), &next(2), &file(3, [1, 0, 8, 0]), &next(0)].concat(),
+        [&ruled[..], &[22, settled, 0, 3, 0, 0], &acknowledge, &answer(2, 0), &[26, settled, 1, 0, 0], &time(60)]
+            .concat(),
+        [&ruled[..], &arp, &syn(0, 116, 0), &acknowledge, &syn(0, 124, 9), &syn(0, 0, 2), &syn(0, 0, 3), &syn(0, 0, 4)]
+            .concat(),
+        [&plain[..], &storm(0, 200), &storm(1, 40), &storm(2, 60), &time(3)].concat(),
+        [&plain[..], &storm(3, 200), &storm(4, 40), &storm(5, 10), &storm(6, 60), &time(3)].concat(),
     ]
 }

@@ -11,6 +11,7 @@
 //! | `vxlan` | VXLAN headers, and who was heard behind whom | what was read is written; stations are where they were heard |
 //! | `l2tpv3` | L2TPv3 headers in every layout | what was read is written and read again |
 //! | `cable` | what the far side of a `quic://` cable sends inside the connection | what is held is bounded; frames agree with their headers |
+//! | `nat` | the NAT: settings, frames, sockets and time | frames are well-formed, tables bounded and empty in the end; it still answers |
 //! | `data` | | bytes as a sequence of choices |
 //!
 //! Time is counted from the beginning of each run, so one input always does the same, `console` apart: there the switch
@@ -24,6 +25,7 @@ pub mod console;
 mod data;
 pub mod igmp;
 pub mod l2tpv3;
+pub mod nat;
 pub mod request;
 pub mod stream;
 pub mod vlan;
