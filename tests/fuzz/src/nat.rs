@@ -10,7 +10,7 @@ mod frame;
 mod host;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use link::{Checksum, GsoType, MacAddr, Offloads, VnetHeader};
@@ -230,7 +230,7 @@ impl Lab {
                 }
             }
             22 => {
-                let peer = SocketAddrV4::new(remote_v4(data), data.word());
+                let peer = SocketAddr::from((remote_v4(data), data.word()));
                 let host = self.nat.host_mut();
                 host.waiting.push_back(peer);
                 if let Some(id) = host.pick(Kind::Forward, data.byte()) {

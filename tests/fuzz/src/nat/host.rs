@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use nat::{Datagram, Kind, Readiness, Rejection, SocketId, Target};
@@ -37,7 +37,7 @@ pub struct Host {
     pub events: VecDeque<Readiness>,
     pub resolvers: Vec<SocketAddr>,
     /// Peers that wait at the listeners.
-    pub waiting: VecDeque<SocketAddrV4>,
+    pub waiting: VecDeque<SocketAddr>,
     /// Whether there are no more descriptors.
     pub is_full: bool,
     pub forbids_ping: bool,
@@ -220,7 +220,7 @@ impl nat::Host for Host {
         }
     }
 
-    fn listen(&mut self, id: SocketId, at: SocketAddrV4) -> io::Result<SocketAddrV4> {
+    fn listen(&mut self, id: SocketId, at: SocketAddr) -> io::Result<SocketAddr> {
         self.open(id, Socket::Listener)?;
         Ok(at)
     }
@@ -229,7 +229,7 @@ impl nat::Host for Host {
         self.open(id, Socket::Listener)
     }
 
-    fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<SocketAddrV4> {
+    fn accept(&mut self, listener: SocketId, id: SocketId) -> io::Result<SocketAddr> {
         assert!(matches!(self.sockets.get(&listener), Some(Socket::Listener)), "{listener:?} does not listen");
         let Some(&peer) = self.waiting.front() else { return blocked() };
         self.open(id, Socket::Connection(Connection { outcome: Some(Ok(())), ..Connection::default() }))?;
@@ -272,12 +272,12 @@ impl nat::Host for Host {
         connection.finished = true;
     }
 
-    fn datagram(&mut self, id: SocketId, how: Datagram) -> io::Result<SocketAddrV4> {
+    fn datagram(&mut self, id: SocketId, how: Datagram) -> io::Result<SocketAddr> {
         if matches!(how, Datagram::Ping(_)) && self.forbids_ping {
             return errno(EACCES);
         }
         self.open(id, Socket::Datagrams(Datagrams::default()))?;
-        Ok(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 5000))
+        Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5000)))
     }
 
     fn receive_from(&mut self, id: SocketId, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
