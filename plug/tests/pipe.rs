@@ -147,7 +147,7 @@ fn a_pipe_without_a_reader_ends_its_writer_silently() {
     // Blocked and ignored: none that the caller has not.
     let masks = |words: &[&str]| finish(&ours(), words.iter().map(ToString::to_string).collect(), None).stderr;
     let grep = ["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"];
-    let plain = Command::new(grep[0]).args(&grep[1..]).output().unwrap().stdout;
+    let plain = Command::new("env").arg("--default-signal").args(grep).output().unwrap().stdout;
     let inside = masks(&["sh", "-c", "exec grep -E 'Sig(Blk|Ign)' /proc/self/status >&2", "=", "true"]);
     assert_eq!(String::from_utf8_lossy(&inside), String::from_utf8_lossy(&plain));
 }
@@ -255,8 +255,10 @@ fn ours() -> PathBuf {
 }
 
 fn start(program: &Path, words: Vec<String>) -> Child {
-    let mut command = Command::new(program);
-    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Whatever the tests were told to ignore, as by nohup: it is not.
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(program).args(words);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("LC_ALL", "C").spawn().unwrap()
 }
 
