@@ -261,8 +261,10 @@ fn show_again_appends_where_there_is_no_terminal_and_ends_with_its_reader() {
 fn show_on_a_terminal_draws_in_place_and_gives_the_cursor_back() {
     let lab = Lab::new(&["--port", "null://"]);
     let line = format!("{} show -s {} --watch=0.1", env!("CARGO_BIN_EXE_vswitch"), lab.dir().display());
-    // script(1) makes the terminal; it passes its standard input on, so a byte 3 is Ctrl-C.
-    let mut script = Command::new("script")
+    // script(1) makes the terminal; it passes its standard input on, so a byte 3 is Ctrl-C, which is not ignored here
+    // whatever the tests were told to ignore.
+    let mut script = Command::new("env")
+        .args(["--default-signal", "script"])
         .args(["-q", "-c", &line, "/dev/null"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
