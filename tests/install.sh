@@ -11,7 +11,7 @@ demo="$lab tshark"
 # Readers of the man pages and completions that are written.
 readers="groff-base zsh fish"
 # Clients of the NAT's DHCP and TFTP, what is behind smb=, and who looks around behind it.
-boot="isc-dhcp-client dhcpcd-base tftp-hpa atftp curl ipxe samba smbclient ndisc6 traceroute mtr-tiny dnsperf"
+boot="isc-dhcp-client dhcpcd-base tftp-hpa atftp curl ipxe samba smbclient ndisc6 traceroute mtr-tiny dnsperf iputils-ping"
 test="$lab tshark ethtool nftables openssh-server vde2 vde-switch vdeplug user-mode-linux ipxe-qemu $readers $boot"
 lint="$build"
 bench="$lab openssh-server vde2 vde-switch vdeplug iputils-ping linux-perf slirp4netns passt"
