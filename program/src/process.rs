@@ -147,8 +147,10 @@ fn keep(pipe: &File, files: &[(Option<(u64, u64)>, PathBuf)]) {
     }
     // SAFETY: no pointers; whatever else is open belongs to the parent, and nothing here uses it.
     unsafe { libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) };
-    // The end of the pipe, and no byte before it.
-    let _ = io::stdin().read(&mut [0]);
+    // The end of the pipe comes, and no byte before it; whatever else is said, the files are still in use.
+    if io::stdin().read_exact(&mut [0]).is_err_and(|error| error.kind() != io::ErrorKind::UnexpectedEof) {
+        return;
+    }
     for (ours, path) in files {
         if ours.is_some() && identity(path) == *ours {
             let _ = std::fs::remove_file(path);
