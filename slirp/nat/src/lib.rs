@@ -18,7 +18,7 @@
 //! | `wire` | formats and checksums |
 //! | `host` `sockets` | the seam to the operating system, and what is behind it |
 //!
-//! Forwarding rules, and those of guests, know IPv4 only.
+//! The addresses of guest forwarding (`guestfwd`) are IPv4 only.
 
 mod arp;
 mod commands;
