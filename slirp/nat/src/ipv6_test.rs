@@ -19,38 +19,10 @@ fn to(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(address.into(), port)
 }
 
-fn pattern(len: usize) -> Vec<u8> {
-    let mut random = Random::new(3);
-    (0..len).map(|_| random.next() as u8).collect()
-}
-
 fn connect(lab: &mut Lab<Model>, address: Ipv6Addr, port: u16) -> smoltcp::iface::SocketHandle {
     let handle = lab.guest.connect(to(address, port));
     lab.settle();
     handle
-}
-
-/// Moves `data` both ways at once and returns what arrived: at the host, at the guest.
-fn transfer(lab: &mut Lab<Model>, handle: smoltcp::iface::SocketHandle, data: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let id = lab.host().open_ids()[0];
-    lab.host().connection().inbound = data.iter().copied().collect();
-    let (mut got, mut given) = (Vec::new(), 0);
-    lab.nat.ready(lab.now, readiness(id));
-    for _ in 0..200_000 {
-        let socket = lab.guest.tcp(handle);
-        if socket.can_send() && given < data.len() {
-            given += socket.send_slice(&data[given..]).unwrap();
-        }
-        while socket.can_recv() {
-            got.extend(socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap());
-        }
-        lab.step();
-        if got.len() == data.len() && lab.host().connection().sent.len() == data.len() {
-            break;
-        }
-        lab.pass(Duration::from_millis(1));
-    }
-    (lab.host().connection().sent.clone(), got)
 }
 
 /// A segment of the guest's without checksum, to port 80 of the remote host.

@@ -21,11 +21,6 @@ fn to(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(address, port)
 }
 
-fn pattern(len: usize) -> Vec<u8> {
-    let mut random = Random::new(3);
-    (0..len).map(|_| random.next() as u8).collect()
-}
-
 fn offered(frame: &[u8]) -> Ipv4Addr {
     wire::address(&parse(frame).3, 8 + 16)
 }
@@ -204,30 +199,6 @@ fn refused_is_refused_silent_is_silent_and_unreachable_is_told() {
     lab.step();
     assert_eq!(lab.guest.tcp(silent).state(), State::SynSent);
     assert_eq!((lab.nat.flows().0, lab.host().open()), (0, 0));
-}
-
-/// Moves `data` both ways at once and returns what arrived: at the host, at the guest.
-fn transfer(lab: &mut Lab<Model>, handle: smoltcp::iface::SocketHandle, data: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let id = lab.host().open_ids()[0];
-    lab.host().connection().inbound = data.iter().copied().collect();
-    let mut got = Vec::new();
-    let mut given = 0;
-    lab.nat.ready(lab.now, readiness(id));
-    for _ in 0..200_000 {
-        let socket = lab.guest.tcp(handle);
-        if socket.can_send() && given < data.len() {
-            given += socket.send_slice(&data[given..]).unwrap();
-        }
-        while socket.can_recv() {
-            got.extend(socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap());
-        }
-        lab.step();
-        if got.len() == data.len() && lab.host().connection().sent.len() == data.len() {
-            break;
-        }
-        lab.pass(Duration::from_millis(1));
-    }
-    (lab.host().connection().sent.clone(), got)
 }
 
 #[test]

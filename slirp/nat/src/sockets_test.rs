@@ -47,6 +47,25 @@ impl RealLab {
         handle
     }
 
+    /// Sends so many bytes and the end, and expects both back.
+    fn is_echoed(&mut self, handle: SocketHandle, len: u32) {
+        let data: Vec<u8> = (0..len).map(|i| ((i * 7) >> 3) as u8).collect();
+        let (mut given, mut got) = (0, Vec::new());
+        self.until("the echo", |lab| {
+            let socket = lab.guest.tcp(handle);
+            if given < data.len() && socket.can_send() {
+                given += socket.send_slice(&data[given..]).unwrap();
+            } else if given == data.len() {
+                socket.close();
+            }
+            while socket.can_recv() {
+                got.extend(socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap());
+            }
+            !lab.guest.tcp(handle).may_recv()
+        });
+        assert!(got == data);
+    }
+
     fn sockets(&mut self) -> usize {
         self.nat.host_mut().len()
     }
@@ -86,21 +105,7 @@ fn a_server_echoes_everything_and_the_end_of_it() {
         lab.guest = Guest::new(offloads == Offloads::NONE);
         lab.nat.accept(offloads);
         let handle = lab.connect_to((gateway, port));
-        let data: Vec<u8> = (0..4_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
-        let (mut given, mut got) = (0, Vec::new());
-        lab.until("the echo", |lab| {
-            let socket = lab.guest.tcp(handle);
-            if given < data.len() && socket.can_send() {
-                given += socket.send_slice(&data[given..]).unwrap();
-            } else if given == data.len() {
-                socket.close();
-            }
-            while socket.can_recv() {
-                got.extend(socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap());
-            }
-            !lab.guest.tcp(handle).may_recv()
-        });
-        assert!(got == data);
+        lab.is_echoed(handle, 4_000_000);
         lab.until("the end", |lab| lab.sockets() == 0);
         assert_eq!(lab.nat.flows().0, 0);
     }
@@ -318,21 +323,7 @@ fn exists(process: &str) -> bool {
 fn a_command_echoes_and_ends_with_its_input() {
     let (mut lab, handle, process) = command("exec cat");
     assert!(exists(&process));
-    let data: Vec<u8> = (0..1_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
-    let (mut given, mut got) = (0, Vec::new());
-    lab.until("the echo", |lab| {
-        let socket = lab.guest.tcp(handle);
-        if given < data.len() && socket.can_send() {
-            given += socket.send_slice(&data[given..]).unwrap();
-        } else if given == data.len() {
-            socket.close();
-        }
-        while socket.can_recv() {
-            got.extend(socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap());
-        }
-        !lab.guest.tcp(handle).may_recv()
-    });
-    assert!(got == data);
+    lab.is_echoed(handle, 1_000_000);
     lab.until("the end", |lab| lab.sockets() == 0 && !exists(&process));
 }
 

@@ -700,3 +700,32 @@ pub(crate) fn prove_life(lab: &mut Lab<Model>) {
     lab.exchange(arp_request(GATEWAY));
     assert!(!lab.exchange(echo_request(GATEWAY, 5, b"alive")).is_empty());
 }
+
+/// Bytes without a pattern of their own, the same every time.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    let mut random = Random::new(3);
+    (0..len).map(|_| random.next() as u8).collect()
+}
+
+/// Moves `data` both ways at once and returns what arrived: at the host, at the guest.
+pub(crate) fn transfer(lab: &mut Lab<Model>, handle: SocketHandle, data: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let id = lab.host().open_ids()[0];
+    lab.host().connection().inbound = data.iter().copied().collect();
+    let (mut got, mut given) = (Vec::new(), 0);
+    lab.nat.ready(lab.now, readiness(id));
+    for _ in 0..200_000 {
+        let socket = lab.guest.tcp(handle);
+        if socket.can_send() && given < data.len() {
+            given += socket.send_slice(&data[given..]).unwrap();
+        }
+        while socket.can_recv() {
+            got.extend(socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap());
+        }
+        lab.step();
+        if got.len() == data.len() && lab.host().connection().sent.len() == data.len() {
+            break;
+        }
+        lab.pass(Duration::from_millis(1));
+    }
+    (lab.host().connection().sent.clone(), got)
+}

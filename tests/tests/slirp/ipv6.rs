@@ -4,13 +4,11 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::channel;
-use std::thread::JoinHandle;
 
 use netlab::world::{Host, PATIENCE, Transfer, lab, run};
 use serde_json::json;
 
-use crate::program::{ask, connect_error, echo_in, is_echoed, start, start_as};
+use crate::program::{answer_one, ask, connect_error, echo_in, is_echoed, start, start_as};
 
 /// A lab's host with addresses outside, and a namespace that has nothing; both with IPv6.
 fn world() -> Host {
@@ -21,22 +19,6 @@ fn world() -> Host {
     let host = Host::new("inner");
     host.run("sysctl -qw net.ipv6.conf.lo.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0");
     host
-}
-
-/// Answers one datagram on a host; returns who has asked.
-fn answer_one(host: &Host, address: &'static str) -> JoinHandle<SocketAddr> {
-    let (tell, listens) = channel();
-    let answering = host.spawn(move || {
-        let socket = UdpSocket::bind(address).unwrap();
-        tell.send(()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut buffer = [0; 100];
-        let (len, from) = socket.recv_from(&mut buffer).unwrap();
-        socket.send_to(&buffer[..len], from).unwrap();
-        from
-    });
-    listens.recv_timeout(PATIENCE).unwrap();
-    answering
 }
 
 /// Asks from an address on a host, and expects to be answered from where it has asked; returns its own address.

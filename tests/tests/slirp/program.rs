@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::process::Output;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use netlab::confined::{is_confined, names_in_root};
@@ -55,6 +56,22 @@ pub(crate) fn echo_in(host: &Host, address: &'static str) {
         std::io::copy(&mut reader, &mut stream).unwrap();
     });
     listens.recv_timeout(PATIENCE).unwrap();
+}
+
+/// Answers one datagram on a host; returns who has asked.
+pub(crate) fn answer_one(host: &Host, address: &'static str) -> JoinHandle<SocketAddr> {
+    let (tell, listens) = std::sync::mpsc::channel();
+    let answering = host.spawn(move || {
+        let socket = UdpSocket::bind(address).unwrap();
+        tell.send(()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut buffer = [0; 100];
+        let (len, from) = socket.recv_from(&mut buffer).unwrap();
+        socket.send_to(&buffer[..len], from).unwrap();
+        from
+    });
+    listens.recv_timeout(PATIENCE).unwrap();
+    answering
 }
 
 /// Sends bytes and expects them back.
@@ -142,17 +159,7 @@ fn ports_lead_into_a_namespace_by_tcp_and_udp() {
         echo_in(&inner, "10.0.2.100:82");
         is_echoed("127.0.0.1:8002");
 
-        let (tell, listens) = std::sync::mpsc::channel();
-        let answering = inner.spawn(move || {
-            let socket = UdpSocket::bind("10.0.2.100:53").unwrap();
-            tell.send(()).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            let mut buffer = [0; 100];
-            let (len, from) = socket.recv_from(&mut buffer).unwrap();
-            socket.send_to(&buffer[..len], from).unwrap();
-            from
-        });
-        listens.recv_timeout(PATIENCE).unwrap();
+        let answering = answer_one(&inner, "10.0.2.100:53");
         let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.send_to(b"hello", "192.0.2.1:5353").unwrap();
